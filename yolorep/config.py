@@ -1,0 +1,139 @@
+"""YAML files: found, read safely, checked with one error for all their faults."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from yolorep.errors import UserError, suggest
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def cache_dir() -> Path:
+    """The user's cache directory: ``$YOLOREP_CACHE``, else ``$XDG_CACHE_HOME/yolorep``, else ``~/.cache/yolorep``."""
+    if chosen := os.environ.get("YOLOREP_CACHE"):
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "yolorep"
+
+
+def resources_dir() -> Path:
+    """The folder holding the packaged ``cfg/`` and ``data/``: inside a wheel, or the repository of an editable install."""
+    package = Path(__file__).parent
+    return package / "resources" if (package / "resources").is_dir() else package.parent
+
+
+def find_config(name: str | Path) -> Path:
+    """Finds a YAML file: in the working directory, then among the packaged ``cfg/`` and ``data/``.
+
+    Raises:
+        UserError: naming every path tried and the closest packaged file.
+    """
+    tried = [Path(name), resources_dir() / name]
+    for path in tried:
+        if path.is_file():
+            return path
+    packaged = [
+        path.relative_to(resources_dir()).as_posix()
+        for folder in ("cfg", "data")
+        for path in (resources_dir() / folder).rglob("*.yaml")
+    ]
+    raise UserError(f"{name}: no such file; tried {' and '.join(map(str, tried))}{suggest(str(name), packaged)}")
+
+
+def load_yaml(path: Path) -> Any:
+    """Reads a YAML file as plain data (no tags, no code).
+
+    Raises:
+        UserError: if it cannot be read or is not YAML.
+    """
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: expected a YAML text file, found binary data") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise UserError(f"{path}: expected YAML, found {getattr(error, 'problem', 'an error')}{where}") from error
+
+
+def validate(schema: type[Model], value: Any, *, source: str | Path) -> Model:
+    """Checks ``value`` against ``schema``.
+
+    Raises:
+        UserError: one line listing every fault with its key path and, for an unknown key, the closest valid one.
+    """
+    if not isinstance(value, dict):
+        raise UserError(f"{source}: expected a mapping of keys to values, found {type(value).__name__}")
+    try:
+        return schema.model_validate(value)
+    except ValidationError as error:
+        faults = []
+        for fault in error.errors():
+            key = ".".join(map(str, fault["loc"]))
+            if fault["type"] == "extra_forbidden":
+                faults.append(f"{key}: unknown key{suggest(str(fault['loc'][-1]), schema.model_fields)}")
+            elif fault["type"] == "missing":
+                faults.append(f"{key}: missing")
+            else:
+                message = fault["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+                faults.append(f"{key}: expected {message}, found {fault['input']!r}")
+        raise UserError(f"{source}: {'; '.join(faults)}") from error
+
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+#: A YOLOv5 key whose feature is not offered: accepted while it is off, so that YOLOv5's files load unchanged.
+Off = Annotated[float, Field(ge=0, le=0)]
+
+
+class Hyp(BaseModel):
+    """Hyperparameters of training, by YOLOv5's names; the defaults are its ``scratch-low`` recipe."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    lr0: Positive = 0.01
+    lrf: Positive = 0.01
+    momentum: Share = 0.937
+    weight_decay: NotNegative = 0.0005
+    warmup_epochs: NotNegative = 3.0
+    warmup_momentum: Share = 0.8
+    warmup_bias_lr: NotNegative = 0.1
+    box: NotNegative = 0.05
+    cls: NotNegative = 0.5
+    cls_pw: Positive = 1.0
+    obj: NotNegative = 1.0
+    obj_pw: Positive = 1.0
+    iou_t: Share = 0.2  # read by no YOLOv5 loss either; kept because its files have it
+    anchor_t: Annotated[float, Field(gt=1)] = 4.0
+    fl_gamma: Off = 0.0
+    hsv_h: Share = 0.015
+    hsv_s: Share = 0.7
+    hsv_v: Share = 0.4
+    degrees: Annotated[float, Field(ge=0, le=180)] = 0.0
+    translate: Share = 0.1
+    scale: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    shear: Annotated[float, Field(ge=0, lt=90)] = 0.0
+    perspective: Annotated[float, Field(ge=0, le=0.001)] = 0.0
+    flipud: Share = 0.0
+    fliplr: Share = 0.5
+    mosaic: Share = 1.0
+    mixup: Share = 0.0
+    copy_paste: Off = 0.0
+
+
+def load_hyp(name: str | Path) -> Hyp:
+    """Reads a hyperparameter YAML.
+
+    Raises:
+        UserError: listing every unknown key and impossible value.
+    """
+    path = find_config(name)
+    return validate(Hyp, load_yaml(path), source=path)

@@ -1,0 +1,66 @@
+"""What a command prints while it works: lines and progress."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+
+T = TypeVar("T")
+
+#: Seconds between two plain progress lines when the output is not a terminal.
+PLAIN_INTERVAL = 10.0
+
+
+def say(message: str) -> None:
+    """Prints one line to stdout without tearing a running progress bar."""
+    if sys.stderr.isatty():
+        from tqdm import tqdm
+
+        tqdm.write(message, file=sys.stdout)
+    else:
+        print(message, flush=True)
+
+
+def progress(
+    iterable: Iterable[T],
+    *,
+    total: int | None = None,
+    desc: str = "",
+    unit: str = "it",
+    status: Callable[[], str] | None = None,
+) -> Iterator[T]:
+    """Yields the items of ``iterable``, showing how far it is.
+
+    A bar on a terminal; otherwise a plain line every ten seconds and one at the end if it took that long.
+
+    Args:
+        iterable: what to iterate over.
+        total: number of items, taken from ``len(iterable)`` where that exists.
+        desc: what is being done.
+        unit: name of one item.
+        status: called when a line is drawn; its text (running losses, say) is put beside the count.
+    """
+    if total is None and hasattr(iterable, "__len__"):
+        total = len(iterable)
+    if sys.stderr.isatty():
+        from tqdm import tqdm
+
+        with tqdm(iterable, total=total, desc=desc, unit=unit, dynamic_ncols=True, leave=False) as bar:
+            for item in bar:
+                yield item
+                if status:
+                    bar.set_postfix_str(status(), refresh=False)
+        return
+    start = last = time.monotonic()
+    count = 0
+    for item in iterable:
+        yield item
+        count += 1
+        now = time.monotonic()
+        if now - last >= PLAIN_INTERVAL:
+            last = now
+            of = f"/{total}" if total else ""
+            extra = f"  {status()}" if status else ""
+            print(f"{desc}: {count}{of} {unit}, {now - start:.0f} s{extra}", flush=True)

@@ -1,0 +1,123 @@
+"""Decoding image files to BGR pixels, the same way whatever the file format holds."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+#: Files with these endings are images of a data set.
+IMAGE_SUFFIXES = frozenset({".bmp", ".jp2", ".jpe", ".jpeg", ".jpg", ".mpo", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+
+_JPEG_MAGIC = b"\xff\xd8"
+_EXIF_ORIENTATION = 274
+
+
+class ImageError(ValueError):
+    """A file is not a complete image; the text says why, without the file's name."""
+
+
+def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
+    """Reads an image as colour pixels.
+
+    EXIF orientation is applied. Grayscale is repeated over the channels, 16-bit values keep their upper byte, CMYK is
+    converted, and an alpha channel is dropped (not blended: hidden colours stay what the file says).
+
+    Args:
+        path: image file.
+
+    Returns:
+        (height, width, 3) uint8, BGR, C-contiguous.
+
+    Raises:
+        ImageError: if the file is missing, empty, truncated or no image.
+    """
+    data = _read_bytes(path)
+    image = None if _needs_pillow(data) else _decode_cv2(data)
+    # OpenCV refuses some files that are whole, such as float TIFF or a PNG without its last chunk.
+    return _decode_pillow(data) if image is None else image
+
+
+def probe_image(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """Returns (height, width) after EXIF orientation, having made sure that the whole file decodes.
+
+    Raises:
+        ImageError: if the file is missing, empty, truncated or no image.
+    """
+    data = _read_bytes(path)
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            width, height = image.size
+            orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
+            # JPEG at 1/8 scale: every coefficient is still read, most of the arithmetic is saved.
+            image.draft("L", (1, 1))
+            image.load()
+    except (UnidentifiedImageError, Image.DecompressionBombError):
+        # 16-bit colour TIFF, for one, is known to OpenCV only.
+        decoded = _decode_cv2(data)
+        if decoded is None:
+            raise ImageError("not an image") from None
+        return decoded.shape[0], decoded.shape[1]
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        raise ImageError(_reason(error)) from error
+    return (width, height) if orientation in (5, 6, 7, 8) else (height, width)
+
+
+def _read_bytes(path: str | os.PathLike[str]) -> bytes:
+    try:
+        data = Path(path).read_bytes()
+    except FileNotFoundError as error:
+        raise ImageError("no such file") from error
+    except OSError as error:
+        raise ImageError(f"cannot be read ({error.strerror})") from error
+    if not data:
+        raise ImageError("empty file")
+    return data
+
+
+def _needs_pillow(data: bytes) -> bool:
+    """Whether OpenCV would decode the file but get it wrong."""
+    if data.startswith(_JPEG_MAGIC):
+        return False
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            # OpenCV multiplies the colours of a TIFF by its alpha. Which formats it turns upright differs by version.
+            blended = image.format == "TIFF" and image.mode in ("RGBA", "LA", "PA")
+            return blended or image.getexif().get(_EXIF_ORIENTATION, 1) != 1
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return False
+
+
+def _decode_cv2(data: bytes) -> NDArray[np.uint8] | None:
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error as error:
+        raise ImageError("too large or damaged") from error
+    return None if image is None else np.asarray(image, np.uint8)
+
+
+def _decode_pillow(data: bytes) -> NDArray[np.uint8]:
+    try:
+        with Image.open(io.BytesIO(data)) as opened:
+            opened.load()
+            image = ImageOps.exif_transpose(opened)
+    except (UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise ImageError("not an image") from error
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        raise ImageError(_reason(error)) from error
+    if image.mode.startswith("I") or image.mode == "F":
+        pixels = np.asarray(image)
+        if image.mode != "F" and (image.mode.startswith("I;16") or pixels.max(initial=0) > 255):
+            pixels = pixels >> 8
+        gray = np.clip(pixels, 0, 255).astype(np.uint8)
+        return np.repeat(gray[..., None], 3, axis=2)
+    return np.ascontiguousarray(np.asarray(image.convert("RGB"), np.uint8)[..., ::-1])
+
+
+def _reason(error: Exception) -> str:
+    return "truncated" if "truncated" in str(error).lower() else f"damaged ({error})"

@@ -1,0 +1,329 @@
+"""Batches for training and for evaluation."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sized
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Protocol
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from yolorep.config import Hyp
+from yolorep.data import transforms
+from yolorep.data.dataset import DetectionDataset
+from yolorep.errors import UserError
+from yolorep.ops.letterbox import LetterBox, rect_shape
+
+
+@dataclass
+class Batch:
+    """Augmented images and their boxes.
+
+    Attributes:
+        images: (b, 3, height, width) uint8 RGB.
+        targets: (n, 6) float32 ``image in the batch, class, cx, cy, w, h``, normalized to the network input.
+        paths: file of each image (of the first one of a mosaic).
+    """
+
+    images: Tensor
+    targets: Tensor
+    paths: list[str]
+
+    def pin_memory(self) -> Batch:
+        """Called by torch's loader when the batches go to a GPU."""
+        return Batch(self.images.pin_memory(), self.targets.pin_memory(), self.paths)
+
+
+@dataclass
+class EvalBatch:
+    """Letterboxed images of equal shape.
+
+    Attributes:
+        images: (b, 3, height, width) uint8 RGB.
+        indices: of the images in the data set.
+        letterboxes: from original pixels to the network input.
+    """
+
+    images: Tensor
+    indices: list[int]
+    letterboxes: list[LetterBox]
+
+    def pin_memory(self) -> EvalBatch:
+        """Called by torch's loader when the batches go to a GPU."""
+        return EvalBatch(self.images.pin_memory(), self.indices, self.letterboxes)
+
+
+class EpochSampler(Sized, Protocol):
+    """Which images this process trains on in an epoch, and in which order; torch's DistributedSampler is one."""
+
+    def __iter__(self) -> Iterator[int]: ...
+    def set_epoch(self, epoch: int) -> None: ...
+
+
+class ShuffleSampler:
+    """All images in an order that depends on seed and epoch only."""
+
+    def __init__(self, length: int, seed: int) -> None:
+        self.length, self.seed, self.epoch = length, seed, 0
+
+    def __len__(self) -> int:
+        return self.length
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the order of the next iteration."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(np.random.default_rng([self.seed, self.epoch]).permutation(self.length).tolist())
+
+
+class _TrainKey(NamedTuple):
+    """All that decides what a batch looks like; travels from the main process to a worker."""
+
+    epoch: int
+    indices: list[int]
+    shape: tuple[int, int]
+
+
+class _TrainBatches(Dataset[Batch]):
+    """Makes a training batch from its key. The draws depend on seed, epoch and image only, not on who makes it."""
+
+    def __init__(self, dataset: DetectionDataset, hyp: Hyp, *, seed: int, rect: bool) -> None:
+        self.dataset, self.hyp, self.seed, self.rect = dataset, hyp, seed, rect
+
+    def __getitem__(self, key: _TrainKey) -> Batch:
+        height, width = key.shape
+        images = np.empty((len(key.indices), 3, height, width), np.uint8)
+        targets = []
+        for position, index in enumerate(key.indices):
+            rng = np.random.default_rng([self.seed, key.epoch, index])
+            image, boxes = self._augment(index, rng, key.shape)
+            transforms.write_rgb(image, images[position])
+            rows = np.empty((len(boxes), 6), np.float32)
+            rows[:, 0] = position
+            rows[:, 1:] = transforms.to_normalized(boxes, key.shape)
+            targets.append(rows)
+        paths = [self.dataset.annotations.paths[index] for index in key.indices]
+        return Batch(torch.from_numpy(images), torch.from_numpy(np.concatenate(targets)), paths)
+
+    def _augment(
+        self, index: int, rng: np.random.Generator, shape: tuple[int, int]
+    ) -> tuple[transforms.Image, transforms.Boxes]:
+        hyp = self.hyp
+        if not self.rect and rng.random() < hyp.mosaic:
+            image, boxes = self._mosaic(index, rng)
+            if rng.random() < hyp.mixup:
+                other, other_boxes = self._mosaic(int(rng.integers(len(self.dataset))), rng)
+                image, boxes = transforms.mixup(image, other, rng), np.concatenate([boxes, other_boxes])
+        else:
+            dataset = self.dataset
+            image, boxes = transforms.letterbox_affine(
+                dataset.load_image(index), dataset.labels(index), rng, hyp, target=shape
+            )
+        return transforms.random_flips(transforms.random_hsv(image, rng, hyp), boxes, rng, hyp)
+
+    def _mosaic(self, index: int, rng: np.random.Generator) -> tuple[transforms.Image, transforms.Boxes]:
+        dataset = self.dataset
+        four = rng.permutation([index, *rng.integers(len(dataset), size=3)]).tolist()
+        return transforms.mosaic(
+            lambda position: dataset.load_image(four[position]),
+            [tuple(dataset.shapes[member].tolist()) for member in four],
+            [dataset.labels(member) for member in four],
+            rng,
+            self.hyp,
+            image_size=dataset.image_size,
+        )
+
+
+class _TrainOrder(Sampler[_TrainKey]):
+    """The batches of an epoch."""
+
+    def __init__(
+        self, dataset: DetectionDataset, sampler: EpochSampler, *, batch_size: int, seed: int, rect: bool, stride: int
+    ) -> None:
+        self.sampler, self.batch_size, self.seed, self.epoch = sampler, batch_size, seed, 0
+        self.shape = (dataset.image_size, dataset.image_size)
+        self.rect_shapes: NDArray[np.int64] | None = None
+        if rect:
+            sizes = dataset.annotations.sizes.tolist()
+            shapes = [rect_shape((height, width), dataset.image_size, stride, pad=0.0) for height, width in sizes]
+            self.rect_shapes = np.array(shapes, np.int64)
+            self.aspects = dataset.annotations.sizes[:, 0] / dataset.annotations.sizes[:, 1]
+
+    def __len__(self) -> int:
+        return -(-len(self.sampler) // self.batch_size)
+
+    def __iter__(self) -> Iterator[_TrainKey]:
+        self.sampler.set_epoch(self.epoch)
+        indices = np.fromiter(self.sampler, np.int64)
+        if self.rect_shapes is None:
+            for start in range(0, len(indices), self.batch_size):
+                yield _TrainKey(self.epoch, indices[start : start + self.batch_size].tolist(), self.shape)
+            return
+        # Images of similar aspect share a batch; which ones do is drawn anew every epoch, and so is the order.
+        indices = indices[np.argsort(self.aspects[indices], kind="stable")]
+        starts = np.arange(0, len(indices), self.batch_size)
+        for start in np.random.default_rng([self.seed, self.epoch]).permutation(starts):
+            members = indices[start : start + self.batch_size]
+            height, width = self.rect_shapes[members].max(axis=0).tolist()
+            yield _TrainKey(self.epoch, members.tolist(), (height, width))
+
+
+class TrainLoader:
+    """Iterates over the batches of an epoch; see ``train_loader``."""
+
+    def __init__(self, order: _TrainOrder, batches: _TrainBatches, *, workers: int, pin_memory: bool) -> None:
+        self.dataset = batches.dataset
+        self.batch_size = order.batch_size
+        self._order = order
+        self._loader = _loader(batches, order, workers=workers, pin_memory=pin_memory)
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return iter(self._loader)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the order and the draws of the next iteration. Call it before every epoch, after resuming too."""
+        self._order.epoch = epoch
+
+
+def train_loader(
+    dataset: DetectionDataset,
+    hyp: Hyp,
+    *,
+    batch_size: int,
+    workers: int = 0,
+    seed: int = 0,
+    rect: bool = False,
+    stride: int = 32,
+    sampler: EpochSampler | None = None,
+    pin_memory: bool = False,
+) -> TrainLoader:
+    """Batches of augmented images; the last one may be smaller.
+
+    What an image becomes depends on ``seed``, the epoch and the image only: runs repeat exactly, with any number of
+    workers.
+
+    Args:
+        dataset: what to train on; its ``image_size`` is the side of the network input.
+        hyp: augmentation parameters.
+        batch_size: images in a batch.
+        workers: processes that prepare batches; 0 prepares them in this one. No more than there are CPU cores are used.
+        seed: of order and augmentation.
+        rect: batches of images with similar aspect ratio, letterboxed into the smallest common shape, without mosaic.
+        stride: largest stride of the network; rectangles are multiples of it.
+        sampler: images of this process and their order, for distributed training; all, shuffled, when None.
+        pin_memory: prepare batches for copying to a GPU.
+
+    Raises:
+        UserError: if no image has a box.
+    """
+    if not len(dataset.annotations.boxes):
+        raise UserError(
+            f"expected labelled objects to train on, found none in {len(dataset)} images "
+            f"(the first is {dataset.annotations.paths[0]}); labels belong in the sibling folder 'labels'"
+        )
+    order = _TrainOrder(
+        dataset,
+        sampler if sampler is not None else ShuffleSampler(len(dataset), seed),
+        batch_size=batch_size,
+        seed=seed,
+        rect=rect,
+        stride=stride,
+    )
+    batches = _TrainBatches(dataset, hyp, seed=seed, rect=rect)
+    return TrainLoader(order, batches, workers=min(workers, len(order)), pin_memory=pin_memory)
+
+
+class _EvalKey(NamedTuple):
+    indices: list[int]
+    shape: tuple[int, int]
+
+
+class _EvalBatches(Dataset[EvalBatch]):
+    def __init__(self, dataset: DetectionDataset) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, key: _EvalKey) -> EvalBatch:
+        images = np.empty((len(key.indices), 3, *key.shape), np.uint8)
+        letterboxes = []
+        for position, index in enumerate(key.indices):
+            height, width = self.dataset.annotations.sizes[index].tolist()
+            box = eval_letterbox((height, width), key.shape, image_size=self.dataset.image_size)
+            transforms.write_rgb(box.apply(self.dataset.load_image(index)), images[position])
+            letterboxes.append(box)
+        return EvalBatch(torch.from_numpy(images), key.indices, letterboxes)
+
+
+def eval_letterbox(source: tuple[int, int], target: tuple[int, int], *, image_size: int) -> LetterBox:
+    """How evaluation places an image: resized to long side ``image_size`` exactly as the data set does, then only padded."""
+    from yolorep.data.dataset import resized_shape
+
+    resized = resized_shape(source, image_size)
+    placed = LetterBox.plan(resized, target, image_size=image_size)
+    return replace(placed, source=source, gain=image_size / max(source))
+
+
+def eval_loader(
+    dataset: DetectionDataset,
+    *,
+    batch_size: int,
+    stride: int = 32,
+    rect: bool = True,
+    workers: int = 0,
+    pin_memory: bool = False,
+) -> DataLoader[EvalBatch]:
+    """Batches of letterboxed images, in the same order every time.
+
+    An image's network input depends on the image only, so that results cannot depend on the batch size.
+
+    Args:
+        dataset: what to evaluate on.
+        batch_size: at most so many images in a batch; only images of equal network shape share one.
+        stride: largest stride of the network.
+        rect: give each image the smallest rectangle (plus half a stride, as YOLOv5 does) instead of a square.
+        workers: processes that prepare batches; 0 prepares them in this one.
+        pin_memory: prepare batches for copying to a GPU.
+    """
+    size = dataset.image_size
+    groups: dict[tuple[int, int], list[int]] = {}
+    for index, (height, width) in enumerate(dataset.annotations.sizes.tolist()):
+        shape = rect_shape((height, width), size, stride) if rect else (size, size)
+        groups.setdefault(shape, []).append(index)
+    keys = [
+        _EvalKey(members[start : start + batch_size], shape)
+        for shape, members in sorted(groups.items())
+        for start in range(0, len(members), batch_size)
+    ]
+    return _loader(_EvalBatches(dataset), keys, workers=min(workers, len(keys)), pin_memory=pin_memory)
+
+
+def _loader(batches: Dataset[Any], keys: Any, *, workers: int, pin_memory: bool) -> DataLoader[Any]:
+    workers = min(workers, os.cpu_count() or 1)
+    return DataLoader(
+        batches,
+        batch_size=None,  # a key is a whole batch
+        sampler=keys,
+        num_workers=workers,
+        collate_fn=_unchanged,
+        worker_init_fn=_quiet_worker,
+        persistent_workers=workers > 0,
+        pin_memory=pin_memory,
+    )
+
+
+def _unchanged(batch: Any) -> Any:
+    return batch
+
+
+def _quiet_worker(_: int) -> None:
+    """A worker is one of several: OpenCV threads of its own would only get in their way."""
+    cv2.setNumThreads(0)

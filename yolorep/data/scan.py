@@ -1,0 +1,246 @@
+"""Reading a whole split: every image probed, every label parsed, remembered in the user's cache directory."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import zipfile
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from yolorep.config import cache_dir
+from yolorep.console import progress, say
+from yolorep.data.annotations import Annotations, Truth
+from yolorep.data.catalog import CocoSource, DataConfig
+from yolorep.data.image import ImageError, probe_image
+from yolorep.data.labels import YoloLabels, category_indices, label_path, read_coco, read_yolo_labels
+from yolorep.errors import UserError
+from yolorep.files import atomic_write
+
+#: Raise it when the meaning of a cache file changes.
+_CACHE_VERSION = 1
+_SHOWN = 5
+
+Arrays = dict[str, NDArray]
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def load_annotations(config: DataConfig, split: str, *, single_class: bool = False) -> Annotations:
+    """Reads the labels of a split and the sizes of its images; prints one line about what was found.
+
+    Images that do not decode are left out and named in that line. Nothing is written beside the data: what was read is
+    kept in the cache directory, keyed by path, size and modification time of every file.
+
+    Args:
+        config: the data YAML.
+        split: "train", "val" or "test".
+        single_class: treat all classes as one.
+
+    Raises:
+        UserError: if there is no usable image or a label is wrong (naming file and line).
+    """
+    source = config.resolve(split)
+    where = f"{config.source}: {split}"
+    if isinstance(source, CocoSource):
+        annotations = _load_coco(source, config.names, where)
+    else:
+        annotations = _load_yolo(source, config.names, where)
+    return annotations.single_class() if single_class else annotations
+
+
+def _load_yolo(images: list[str], names: tuple[str, ...], where: str) -> Annotations:
+    labels = [label_path(image) for image in images]
+    cache = _cache_file("yolo", images, labels)
+    arrays = _load_arrays(cache)
+    if arrays is None:
+        arrays = _scan_yolo(images, labels, where)
+        _save_arrays(cache, arrays)
+    counts, boxes = arrays["counts"], arrays["boxes"]
+    if len(boxes) and boxes[:, 0].max() >= len(names):
+        # Read again for the line number.
+        first = int(np.repeat(np.arange(len(images)), counts)[boxes[:, 0] >= len(names)][0])
+        read_yolo_labels(labels[first], len(names))
+    sizes, faults = arrays["sizes"], json.loads(arrays["faults"].tobytes())
+    usable = sizes[:, 0] > 0
+    if not usable.any():
+        raise UserError(f"{where}: expected images, found none that can be read; {_name_faults(images, faults)}")
+    position = np.cumsum(usable) - 1
+    image = np.repeat(np.arange(len(images)), counts)
+    boxes, image = boxes[usable[image]], position[image[usable[image]]]
+    sizes = sizes[usable]
+    paths = [path for path, good in zip(images, usable.tolist(), strict=True) if good]
+    scale = sizes[image][:, ::-1].astype(np.float64)
+    size = boxes[:, 3:] * scale
+    corner = boxes[:, 1:3] * scale - size / 2
+    truth = Truth(
+        image=image.astype(np.int64),
+        class_id=boxes[:, 0].astype(np.int64),
+        xywh=np.concatenate([corner, size], axis=1),
+        area=size.prod(axis=1),
+        crowd=np.zeros(len(boxes), bool),
+    )
+    missing = int((~arrays["labelled"][usable]).sum())
+    notes = [
+        f"{missing} without a label file" if missing else "",
+        f"{arrays['duplicates']} duplicate rows removed" if arrays["duplicates"] else "",
+        f"{arrays['empty']} boxes without area ignored" if arrays["empty"] else "",
+        _name_faults(images, faults),
+    ]
+    _summarize(where, len(paths), len(boxes), notes)
+    if missing == len(paths):
+        say(f"{where}: no image has a label file; expected for example {labels[0]}")
+    ids = tuple(range(len(names)))
+    return Annotations.of(names, ids, paths=paths, sizes=sizes, image_ids=_image_ids(paths), truth=truth)
+
+
+def _scan_yolo(images: list[str], labels: list[str], where: str) -> Arrays:
+    def read(pair: tuple[str, str]) -> tuple[tuple[int, int], str, YoloLabels | UserError, bool]:
+        image, label = pair
+        parsed: YoloLabels | UserError
+        try:
+            parsed = read_yolo_labels(label)
+        except UserError as error:
+            parsed = error
+        size, fault = _probe(image)
+        return size, fault, parsed, os.path.exists(label)
+
+    found = _in_threads(read, list(zip(images, labels, strict=True)), where)
+    wrong = [parsed for _, _, parsed, _ in found if isinstance(parsed, UserError)]
+    if wrong:
+        more = f" (and {len(wrong) - 1} more label files with faults)" if len(wrong) > 1 else ""
+        raise UserError(f"{wrong[0]}{more}")
+    parsed = [labels for _, _, labels, _ in found if isinstance(labels, YoloLabels)]
+    return {
+        "sizes": np.array([size for size, _, _, _ in found], np.int32).reshape(-1, 2),
+        "faults": _pack_json({index: fault for index, (_, fault, _, _) in enumerate(found) if fault}),
+        "labelled": np.array([labelled for _, _, _, labelled in found], bool),
+        "counts": np.array([len(labels.boxes) for labels in parsed], np.int64),
+        "boxes": np.concatenate([np.zeros((0, 5)), *(labels.boxes for labels in parsed)]),
+        "duplicates": np.int64(sum(labels.duplicates for labels in parsed)),
+        "empty": np.int64(sum(labels.empty for labels in parsed)),
+    }
+
+
+def _load_coco(source: CocoSource, names: tuple[str, ...], where: str) -> Annotations:
+    coco = read_coco(source.annotations)
+    to_class, category_ids = category_indices(names, coco, source.annotations)
+    images = [os.path.join(source.images, image["file_name"]) for image in coco.images]
+    if not images:
+        raise UserError(f"{where}: expected images, found none listed in {source.annotations}")
+    cache = _cache_file("coco", images, [])
+    arrays = _load_arrays(cache)
+    if arrays is None:
+        probed = _in_threads(_probe, images, where)
+        arrays = {
+            "sizes": np.array([size for size, _ in probed], np.int32).reshape(-1, 2),
+            "faults": _pack_json({index: fault for index, (_, fault) in enumerate(probed) if fault}),
+        }
+        _save_arrays(cache, arrays)
+    sizes, faults = arrays["sizes"], json.loads(arrays["faults"].tobytes())
+    for index, (image, size) in enumerate(zip(coco.images, sizes.tolist(), strict=True)):
+        stated = [image.get("height", size[0]), image.get("width", size[1])]
+        if size[0] and stated != size:
+            # Its boxes are in pixels of another image.
+            faults[str(index)] = f"{size[1]}x{size[0]} pixels, {stated[1]}x{stated[0]} in the JSON"
+    good = [index for index in range(len(images)) if str(index) not in faults]
+    if not good:
+        raise UserError(f"{where}: expected images in {source.images}, found none usable; {_name_faults(images, faults)}")
+    rows = [(position, *row) for position, index in enumerate(good) for row in coco.objects[coco.images[index]["id"]]]
+    table = np.array(rows, np.float64).reshape(-1, 8)
+    truth = Truth(
+        image=table[:, 0].astype(np.int64),
+        class_id=np.array([to_class[int(category_id)] for category_id in table[:, 1]], np.int64),
+        xywh=table[:, 2:6],
+        area=table[:, 6],
+        crowd=table[:, 7] > 0,
+    )
+    crowds = int(truth.crowd.sum())
+    _summarize(where, len(good), len(table), [f"{crowds} crowds" if crowds else "", _name_faults(images, faults)])
+    return Annotations.of(
+        names,
+        category_ids,
+        paths=[images[index] for index in good],
+        sizes=sizes[good],
+        image_ids=[coco.images[index]["id"] for index in good],
+        truth=truth,
+    )
+
+
+def _probe(path: str) -> tuple[tuple[int, int], str]:
+    try:
+        return probe_image(path), ""
+    except ImageError as error:
+        return (0, 0), str(error)
+
+
+def _in_threads(function: Callable[[Item], Result], items: Sequence[Item], where: str) -> list[Result]:
+    with ThreadPoolExecutor(min(8, (os.cpu_count() or 1) + 1)) as pool:
+        return list(progress(pool.map(function, items), total=len(items), desc=f"{where}: reading", unit="images"))
+
+
+def _image_ids(paths: list[str]) -> list[int] | list[str]:
+    """Numbers if every file name is a different one, as in COCO; else the names; else the paths that tell them apart."""
+    stems = [Path(path).stem for path in paths]
+    if all(stem.isascii() and stem.isdigit() for stem in stems):
+        numbers = [int(stem) for stem in stems]
+        if len(set(numbers)) == len(numbers):
+            return numbers
+    if len(set(stems)) == len(stems):
+        return stems
+    common = os.path.commonpath([os.path.dirname(path) for path in paths])
+    return [Path(os.path.relpath(path, common)).as_posix() for path in paths]
+
+
+def _summarize(where: str, images: int, boxes: int, notes: list[str]) -> None:
+    say(f"{where}: {'; '.join([f'{images} images, {boxes} boxes', *filter(None, notes)])}")
+
+
+def _name_faults(images: list[str], faults: dict[str, str]) -> str:
+    if not faults:
+        return ""
+    named = [f"{Path(images[int(index)]).name} ({fault})" for index, fault in list(faults.items())[:_SHOWN]]
+    more = f" and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
+    return f"{len(faults)} skipped: {', '.join(named)}{more}"
+
+
+def _pack_json(value: dict[int, str]) -> NDArray[np.uint8]:
+    return np.frombuffer(json.dumps(value).encode(), np.uint8)
+
+
+def _cache_file(kind: str, images: list[str], labels: list[str]) -> Path:
+    """A file name that changes when any of the files does."""
+    digest = hashlib.sha256(f"{kind} {_CACHE_VERSION}".encode())
+    for path in (*images, *labels):
+        try:
+            status = os.stat(path)
+            state = f"{status.st_size} {status.st_mtime_ns}"
+        except OSError:
+            state = "missing"
+        digest.update(f"{path}\0{state}\n".encode("utf-8", "surrogateescape"))
+    return cache_dir() / "labels" / f"{digest.hexdigest()[:32]}.npz"
+
+
+def _load_arrays(path: Path) -> Arrays | None:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return dict(file)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+        # A damaged cache costs a second reading, nothing else.
+        return None
+
+
+def _save_arrays(path: Path, arrays: Arrays) -> None:
+    try:
+        with atomic_write(path) as temporary, temporary.open("wb") as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]
+    except (OSError, UserError) as error:
+        say(f"the label cache was not written: {error}")

@@ -1,0 +1,159 @@
+"""What happens beside the training loop: the results table, TensorBoard, checkpoints."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from yolorep.console import say
+from yolorep.engine.trainer import Callback, EpochResult, Trainer
+from yolorep.files import write_text
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+#: The numbers pycocotools gives, by the names used everywhere.
+METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+_COLUMNS = (
+    "epoch",
+    *(f"train/{term}" for term in ("box", "obj", "cls")),
+    *METRICS,
+    *(f"lr/{group}" for group in ("bias", "weight", "norm")),
+    "seconds",
+)
+
+
+def result_row(result: EpochResult) -> dict[str, str]:
+    """One epoch as a row of ``results.csv``; epochs count from 1, and what was not measured stays empty."""
+    values: dict[str, float] = {
+        **{f"train/{term}": value for term, value in result.losses.items()},
+        **{name: result.metrics[name] for name in METRICS if name in result.metrics},
+        **{f"lr/{group}": value for group, value in result.learning_rates.items()},
+    }
+    row = {name: f"{value:.6g}" for name, value in values.items()}
+    return {"epoch": str(result.epoch + 1), **row, "seconds": f"{result.seconds:.2f}"}
+
+
+class ResultsTable(Callback):
+    """``results.csv``: one row an epoch, rewritten as a whole so that it is never torn.
+
+    Args:
+        path: The file.
+        epochs_done: When resuming: rows beyond are dropped, for their epochs will be repeated.
+    """
+
+    def __init__(self, path: Path, *, epochs_done: int = 0) -> None:
+        self.path = path
+        self.rows: list[Mapping[str, str]] = read_results(path)[:epochs_done] if epochs_done else []
+
+    def on_epoch(self, trainer: Trainer, result: EpochResult) -> None:
+        """Add the row."""
+        self.rows.append(result_row(result))
+        text = io.StringIO()
+        writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        write_text(self.path, text.getvalue())
+
+
+def read_results(path: Path) -> list[dict[str, str]]:
+    """The rows of a ``results.csv``; none if there is no such file."""
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+class Announcer(Callback):
+    """One printed line an epoch."""
+
+    def on_epoch(self, trainer: Trainer, result: EpochResult) -> None:
+        """Print losses, AP and time."""
+        parts = [f"epoch {result.epoch + 1}/{trainer.schedule.epochs}"]
+        parts += [f"{name} {value:.4f}" for name, value in result.losses.items()]
+        parts += [f"{name} {result.metrics[name]:.3f}" for name in ("AP", "AP50") if name in result.metrics]
+        parts.append(f"{result.seconds:.1f} s{'  best' if result.best else ''}")
+        say("  ".join(parts))
+        if result.final and result.epoch + 1 < trainer.schedule.epochs:
+            say(f"stopped: no better AP for {trainer.patience} epochs (--patience)")
+
+
+class TensorBoardLog(Callback):
+    """Scalars for TensorBoard, if it is installed: see :meth:`create`.
+
+    There is one event file a run: resuming writes it anew from the table's rows, rather than leaving the repeated
+    epochs of an older one behind.
+    """
+
+    def __init__(self, writer: SummaryWriter, rows: list[Mapping[str, str]]) -> None:
+        self.writer = writer
+        for row in rows:
+            self._add(row)
+
+    @classmethod
+    def create(cls, folder: Path, rows: list[Mapping[str, str]]) -> TensorBoardLog | None:
+        """A log in ``folder``, or None without TensorBoard."""
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            return None
+        for old in folder.glob("events.out.tfevents.*"):
+            old.unlink()
+        return cls(SummaryWriter(str(folder)), rows)
+
+    def on_epoch(self, trainer: Trainer, result: EpochResult) -> None:
+        """Log the epoch."""
+        self._add(result_row(result))
+
+    def on_end(self, trainer: Trainer) -> None:
+        """Close the file."""
+        self.writer.close()
+
+    def _add(self, row: Mapping[str, str]) -> None:
+        for name, value in row.items():
+            if name != "epoch" and value:
+                tag = f"metrics/{name}" if name in METRICS else name
+                self.writer.add_scalar(tag, float(value), int(row["epoch"]))
+        self.writer.flush()
+
+
+class Checkpoints(Callback):
+    """Writes ``last.pt``, ``best.pt`` and, every so many epochs, ``epochN.pt``.
+
+    Must come after the results table: a run is resumed from ``last.pt``, whose epochs must have their rows.
+
+    Args:
+        folder: Where to write.
+        save_last: Writes everything needed to go on to a path, atomically.
+        save_best: Writes the averaged weights to a path, atomically.
+        period: Also keep a checkpoint every so many epochs; 0 or less for none.
+        final_only: Write nothing before the last epoch.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        save_last: Callable[[Trainer, Path], Any],
+        save_best: Callable[[Trainer, Path], Any],
+        period: int = 0,
+        final_only: bool = False,
+    ) -> None:
+        self.folder = folder
+        self.save_last = save_last
+        self.save_best = save_best
+        self.period = period
+        self.final_only = final_only
+
+    def on_epoch(self, trainer: Trainer, result: EpochResult) -> None:
+        """Write what is due."""
+        if self.final_only and not result.final:
+            return
+        if result.best or trainer.progress.best_fitness is None:  # never evaluated: the latest is the best known
+            self.save_best(trainer, self.folder / "best.pt")
+        if self.period > 0 and (result.epoch + 1) % self.period == 0:
+            self.save_best(trainer, self.folder / f"epoch{result.epoch + 1}.pt")
+        self.save_last(trainer, self.folder / "last.pt")

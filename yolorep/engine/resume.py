@@ -1,0 +1,69 @@
+"""The state of a run beside its weights, as tensors and plain values, and how to go on from it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from yolorep.engine.trainer import Progress, Trainer
+from yolorep.errors import UserError
+
+
+def training_state(trainer: Trainer) -> dict[str, Any]:
+    """Everything besides the two sets of weights that the next epoch depends on.
+
+    What the data loader draws depends on the seed and the epoch only, so it has no state.
+    """
+    return {
+        "optimizer": trainer.optimizer.state_dict(),
+        "scaler": trainer.scaler.state_dict(),
+        "ema_updates": trainer.ema.updates,
+        "progress": asdict(trainer.progress),
+        "rng": {
+            "cpu": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state(trainer.device) if trainer.device.type == "cuda" else None,
+        },
+    }
+
+
+def restore_training_state(trainer: Trainer, state: dict[str, Any]) -> None:
+    """Undo :func:`training_state`: the trainer, with weights already loaded, goes on where the state was taken."""
+    trainer.optimizer.load_state_dict(state["optimizer"])
+    trainer.scaler.load_state_dict(state["scaler"])
+    trainer.ema.updates = state["ema_updates"]
+    trainer.progress = Progress(**state["progress"])
+    torch.set_rng_state(state["rng"]["cpu"].cpu())
+    if trainer.device.type == "cuda" and state["rng"]["cuda"] is not None:
+        torch.cuda.set_rng_state(state["rng"]["cuda"].cpu(), trainer.device)
+
+
+def find_last(resume: str, *, project: str) -> Path:
+    """The ``last.pt`` to go on from.
+
+    Args:
+        resume: A ``last.pt``, its run directory, or empty for the newest below ``project``.
+        project: Folder of runs.
+
+    Raises:
+        UserError: if there is none.
+    """
+    if not resume:
+        found = sorted(Path(project).glob("**/weights/last.pt"), key=lambda path: path.stat().st_mtime)
+        if not found:
+            raise UserError(f"--resume: expected a run with weights/last.pt below {project}, found none; name the file")
+        return found[-1]
+    path = Path(resume)
+    if path.is_dir():
+        path = path / "weights" / "last.pt"
+    if not path.is_file():
+        raise UserError(f"--resume {resume}: expected a last.pt of an interrupted run, found no such file")
+    return path
+
+
+def remove_leftovers(run_dir: Path) -> None:
+    """Remove what a killed process was in the middle of writing."""
+    for path in run_dir.rglob(".*.part*"):
+        path.unlink(missing_ok=True)

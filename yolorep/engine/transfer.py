@@ -1,0 +1,81 @@
+"""Starting from the weights of another model: whatever has the same name and shape is taken over."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from yolorep.models.detector import Detector
+
+
+@dataclass(frozen=True)
+class TransferReport:
+    """What was taken over.
+
+    Attributes:
+        transferred: Names of tensors taken over, whole or (the predictors) but for their class rows.
+        missing: Names of the model's tensors that keep their initial values.
+        classes_kept: The class rows were taken over too.
+    """
+
+    transferred: tuple[str, ...]
+    missing: tuple[str, ...]
+    classes_kept: bool
+
+    def __str__(self) -> str:
+        total = len(self.transferred) + len(self.missing)
+        classes = "" if self.classes_kept or not self.transferred else ", class rows initialized anew"
+        return f"transferred {len(self.transferred)}/{total} tensors{classes}"
+
+
+@torch.no_grad()
+def transfer_weights(
+    model: Detector, source: Mapping[str, Tensor], *, names: Sequence[str], anchors: bool
+) -> TransferReport:
+    """Copy weights into a model.
+
+    If the class names differ, the predictors' rows for boxes and objectness are taken over and only those for classes
+    keep their initial values.
+
+    Args:
+        model: The model to fill.
+        source: State dict of the other model.
+        names: Class names of the other model.
+        anchors: Take over the anchors too.
+    """
+    prefix = next(name for name, module in model.named_modules() if module is model.head)
+    classes_kept = tuple(names) == tuple(model.names)
+    transferred, missing = [], []
+    for name, mine in model.state_dict().items():
+        theirs = source.get(name)
+        if name == f"{prefix}.anchors" and not anchors:
+            theirs = None
+        if theirs is None:
+            missing.append(name)
+            continue
+        if name.startswith(f"{prefix}.m."):
+            taken = _copy_rows(mine, theirs, model.head.anchors.shape[1], classes=classes_kept)
+        else:
+            taken = mine.shape == theirs.shape
+            if taken:
+                mine.copy_(theirs)
+        (transferred if taken else missing).append(name)
+    return TransferReport(tuple(transferred), tuple(missing), classes_kept)
+
+
+def _copy_rows(mine: Tensor, theirs: Tensor, num_anchors: int, *, classes: bool) -> bool:
+    """Copy the rows of a predictor, (na · (5 + nc), …), anchor by anchor; whether shapes allowed it."""
+    if theirs.shape[1:] != mine.shape[1:] or theirs.shape[0] % num_anchors or theirs.shape[0] < num_anchors * 5:
+        return False
+    my_rows = mine.unflatten(0, (num_anchors, -1))
+    their_rows = theirs.unflatten(0, (num_anchors, -1))
+    if classes and my_rows.shape == their_rows.shape:
+        my_rows.copy_(their_rows)
+    else:
+        my_rows[:, :5] = their_rows[:, :5].to(my_rows)
+    return True

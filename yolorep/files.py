@@ -1,0 +1,80 @@
+"""Writing files so that nothing half-written stays behind."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from yolorep.errors import UserError
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Yields a temporary path beside ``path``; on success it is fsynced and renamed onto ``path``.
+
+    On any exception the temporary file is removed and an older ``path`` stays as it was.
+
+    Raises:
+        UserError: if the folder cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # The suffix is kept: image and video writers choose the format by it.
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=f".part{path.suffix}")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}); choose a writable folder") from error
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes ``text`` as UTF-8, atomically."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def new_run_dir(project: str | Path, name: str, *, exist_ok: bool = False) -> Path:
+    """Makes and returns ``project/name``, or ``project/name2``, ``name3``, … when that exists already.
+
+    Args:
+        project: parent folder.
+        name: folder name wanted.
+        exist_ok: use an existing folder instead of counting up.
+
+    Raises:
+        UserError: if it cannot be created or written.
+    """
+    project = Path(project)
+    number = 1
+    while True:
+        folder = project / (name if number == 1 else f"{name}{number}")
+        try:
+            folder.mkdir(parents=True, exist_ok=exist_ok)
+            if not os.access(folder, os.W_OK):
+                raise PermissionError(13, "Permission denied")
+            return folder
+        except FileExistsError:
+            if not folder.is_dir():
+                raise UserError(f"{folder}: expected a folder to write results to, found a file; use --project") from None
+            number += 1
+        except OSError as error:
+            raise UserError(
+                f"{folder}: cannot create the results folder ({error.strerror}); pass a writable one with --project"
+            ) from error
+
+
+def _umask() -> int:
+    value = os.umask(0)
+    os.umask(value)
+    return value

@@ -1,0 +1,332 @@
+"""Where results go: annotated images and videos, label files, tables, crops, a window."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import subprocess
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import TextIO
+from urllib.parse import urlsplit
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from yolorep.detections import Detections
+from yolorep.errors import UserError
+from yolorep.files import atomic_write, write_text
+from yolorep.io.sources import Frame
+
+Image = NDArray[np.uint8]
+#: Frames a second of a video whose source does not tell.
+DEFAULT_FPS = 30.0
+
+
+class Sink(ABC):
+    """Takes results one by one. A context manager: leaving it, by an exception too, finishes what was begun."""
+
+    @abstractmethod
+    def write(self, frame: Frame, detections: Detections, drawn: Image) -> None:
+        """Takes one result.
+
+        Args:
+            frame: what was looked at.
+            detections: what was found, in pixels of ``frame.image``.
+            drawn: ``frame.image`` with boxes, BGR.
+        """
+
+    def close(self) -> None:  # noqa: B027 (most sinks have nothing to finish)
+        """Finishes the files. Called once, however the run ends."""
+
+    def __enter__(self) -> Sink:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class OutputNames:
+    """File names without a folder or suffix, so that no two results share one."""
+
+    def __init__(self) -> None:
+        self._of_input: dict[str, str] = {}
+        self._taken: set[str] = set()
+
+    def of(self, path: str) -> str:
+        """Returns the name of everything written for an input: its stem, numbered if another input has it already."""
+        if path not in self._of_input:
+            if "://" in path:
+                url = urlsplit(path)
+                stem = re.sub(r"[^\w\-.]", "_", Path(url.path).stem or url.netloc)
+            else:
+                stem = Path(path).stem
+            self._of_input[path] = self.claim(stem)
+        return self._of_input[path]
+
+    def of_frame(self, frame: Frame) -> str:
+        """Returns the input's name, for a video with the number of the frame, counted from 1."""
+        name = self.of(frame.path)
+        return self.claim(f"{name}_{frame.index + 1}") if frame.is_video else name
+
+    def claim(self, name: str) -> str:
+        """Returns ``name``, or ``name_2``, ``name_3``, … if it is taken."""
+        free, number = name, 1
+        while free.lower() in self._taken:  # file systems may not tell A from a
+            number += 1
+            free = f"{name}_{number}"
+        self._taken.add(free.lower())
+        return free
+
+
+class ImageSink(Sink):
+    """Writes annotated still images under their own names."""
+
+    def __init__(self, folder: Path, names: OutputNames) -> None:
+        self._folder = folder
+        self._names = names
+
+    def write(self, frame: Frame, detections: Detections, drawn: Image) -> None:
+        if not frame.is_video:
+            suffix = Path(frame.path).suffix.lower()
+            suffix = suffix if suffix in {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"} else ".jpg"
+            _write_image(self._folder / f"{self._names.of(frame.path)}{suffix}", drawn)
+
+
+class VideoSink(Sink):
+    """Writes annotated videos as MP4 (MPEG-4 part 2, without sound), at the frame rate of what was read."""
+
+    def __init__(self, folder: Path, names: OutputNames) -> None:
+        self._folder = folder
+        self._names = names
+        self._source: str | None = None  # the video being written
+        self._target = folder
+        self._writer: cv2.VideoWriter | None = None
+        self._size = (0, 0)
+        self._count = 0
+        self._file = ExitStack()
+
+    def write(self, frame: Frame, detections: Detections, drawn: Image) -> None:
+        if not frame.is_video:
+            return
+        if frame.path != self._source:
+            self.close()
+            self._open(frame)
+        assert self._writer is not None
+        self._writer.write(self._fit(drawn))
+        self._count += 1
+
+    def close(self) -> None:
+        if self._writer is None:
+            return
+        self._writer.release()
+        self._writer = self._source = None
+        self._file.close()  # renames the temporary file, however the run ended: what is written can be played
+        written = _count_frames(self._target)
+        if written < self._count:
+            raise UserError(
+                f"{self._target}: {self._count} frames were sent, the file holds {written}; is the disk full?"
+            )
+
+    def _open(self, frame: Frame) -> None:
+        self._target = self._folder / f"{self._names.of(frame.path)}.mp4"
+        # MPEG-4 with its 4:2:0 chroma has even sides only; OpenCV would cut the odd row off.
+        height, width = frame.image.shape[:2]
+        self._size = (width + width % 2, height + height % 2)
+        self._count = 0
+        temporary = self._file.enter_context(atomic_write(self._target))
+        # mp4v is encoded by every build of OpenCV; H.264 by few, for its licence.
+        writer = cv2.VideoWriter(str(temporary), cv2.VideoWriter.fourcc(*"mp4v"), frame.fps or DEFAULT_FPS, self._size)
+        if not writer.isOpened():
+            self._file.close()
+            raise UserError(f"{self._target}: OpenCV cannot write this video ({width}x{height}); use --nosave")
+        self._writer = writer
+        self._source = frame.path
+
+    def _fit(self, image: Image) -> Image:
+        """Brings a frame to the size of the file; OpenCV drops any other silently."""
+        width, height = self._size
+        right, bottom = width - image.shape[1], height - image.shape[0]
+        if (right, bottom) == (0, 0):
+            return image
+        if right in (0, 1) and bottom in (0, 1):
+            return np.asarray(cv2.copyMakeBorder(image, 0, bottom, 0, right, cv2.BORDER_REPLICATE), dtype=np.uint8)
+        return np.asarray(cv2.resize(image, self._size), dtype=np.uint8)  # a stream changed its resolution
+
+
+class TxtSink(Sink):
+    """Writes labels as YOLO text: ``class cx cy w h [confidence]``, normalized to 0..1, one file an image or frame.
+
+    An image without detections gets no file: that is how the format says "background".
+    """
+
+    def __init__(self, folder: Path, names: OutputNames, *, save_conf: bool = False) -> None:
+        self._folder = folder
+        self._names = names
+        self._save_conf = save_conf
+
+    def write(self, frame: Frame, detections: Detections, drawn: Image) -> None:
+        if not len(detections):
+            return
+        height, width = frame.image.shape[:2]
+        low, high = detections.xyxy[:, :2], detections.xyxy[:, 2:]
+        boxes = np.concatenate(((low + high) / 2, high - low), axis=1) / np.array([width, height] * 2, np.float32)
+        lines = []
+        for class_id, box, confidence in zip(detections.class_id, boxes, detections.confidence, strict=True):
+            values = [*box, confidence] if self._save_conf else [*box]
+            lines.append(" ".join([str(class_id), *(f"{value:.6g}" for value in values)]) + "\n")
+        write_text(self._folder / f"{self._names.of_frame(frame)}.txt", "".join(lines))
+
+
+class CsvSink(Sink):
+    """Writes every detection as a row of one table; rows are readable while the run goes on."""
+
+    COLUMNS = ("path", "frame", "class_id", "class", "confidence", "x1", "y1", "x2", "y2")
+
+    def __init__(self, path: Path, class_names: Sequence[str]) -> None:
+        self._class_names = class_names
+        self._file = _open_text(path)
+        self._rows = csv.writer(self._file, lineterminator="\n")
+        self._rows.writerow(self.COLUMNS)
+
+    def write(self, frame: Frame, detections: Detections, drawn: Image) -> None:
+        for box, confidence, class_id in zip(
+            detections.xyxy, detections.confidence, detections.class_id.tolist(), strict=True
+        ):
+            number = frame.index + 1 if frame.is_video else ""
+            corners = [f"{value:.2f}" for value in box]
+            name = class_name(self._class_names, class_id)
+            self._rows.writerow([frame.path, number, class_id, name, f"{confidence:.4f}", *corners])
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class JsonSink(Sink):
+    """Writes a list of COCO results: ``image_id, category_id, bbox [x, y, width, height], score``.
+
+    ``image_id`` is the name of the file without suffix, a number where it is one, with the frame's number for videos;
+    ``file_name`` holds the whole path. ``category_id`` is the class index of the model, counted from 0.
+    """
+
+    def __init__(self, path: Path, names: OutputNames) -> None:
+        self._names = names
+        self._stack = ExitStack()
+        temporary = self._stack.enter_context(atomic_write(path))  # no list without its closing bracket
+        self._file = self._stack.enter_context(_open_text(temporary))
+        self._separator = "[\n"
+
+    def write(self, frame: Frame, detections: Detections, drawn: Image) -> None:
+        name = self._names.of(frame.path)
+        image_id: str | int = int(name) if name.isdecimal() else name
+        entry = {"image_id": image_id, "file_name": frame.path}
+        if frame.is_video:
+            entry = {"image_id": f"{name}_{frame.index + 1}", "file_name": frame.path, "frame": frame.index + 1}
+        for (x1, y1, x2, y2), score, class_id in zip(
+            detections.xyxy.tolist(), detections.confidence.tolist(), detections.class_id.tolist(), strict=True
+        ):
+            bbox = [round(value, 3) for value in (x1, y1, x2 - x1, y2 - y1)]
+            self._file.write(self._separator)
+            json.dump({**entry, "category_id": class_id, "bbox": bbox, "score": round(score, 5)}, self._file)
+            self._separator = ",\n"
+
+    def close(self) -> None:
+        self._file.write("[]\n" if self._separator == "[\n" else "\n]\n")
+        self._stack.close()
+
+
+class CropSink(Sink):
+    """Writes each detection as a picture of its own: ``<folder>/<class>/<name>.jpg``."""
+
+    def __init__(self, folder: Path, names: OutputNames, class_names: Sequence[str]) -> None:
+        self._folder = folder
+        self._names = names
+        self._class_names = class_names
+        self._crops = OutputNames()
+
+    def write(self, frame: Frame, detections: Detections, drawn: Image) -> None:
+        name = self._names.of(frame.path) + (f"_{frame.index + 1}" if frame.is_video else "")
+        low, high = np.floor(detections.xyxy[:, :2]), np.ceil(detections.xyxy[:, 2:])
+        corners = np.concatenate((low, high), axis=1).clip(0).astype(int)
+        for (x1, y1, x2, y2), class_id in zip(corners.tolist(), detections.class_id.tolist(), strict=True):
+            crop = frame.image[y1:y2, x1:x2]
+            if crop.size:
+                # Names come from the weights file: they must not lead out of the folder.
+                label = re.sub(r"[^\w\- ]", "_", class_name(self._class_names, class_id)).strip() or str(class_id)
+                _write_image(self._folder / f"{self._crops.claim(f'{label}/{name}')}.jpg", crop)
+
+
+class ViewSink(Sink):
+    """Shows results in a window. Still images wait for a key; ``q`` or Escape sets ``quit``.
+
+    Raises:
+        UserError: if no window can be opened.
+    """
+
+    TITLE = "yolorep"
+
+    def __init__(self) -> None:
+        self.quit = False
+        problem = window_problem()
+        if problem:
+            raise UserError(f"--view-img: no window can be opened ({problem}); leave it out and open the saved files")
+
+    def write(self, frame: Frame, detections: Detections, drawn: Image) -> None:
+        cv2.imshow(self.TITLE, drawn)
+        key = cv2.waitKey(1)
+        while not frame.is_video and key < 0 and cv2.getWindowProperty(self.TITLE, cv2.WND_PROP_VISIBLE) > 0:
+            key = cv2.waitKey(50)
+        self.quit = key in (ord("q"), 27)
+
+    def close(self) -> None:
+        cv2.destroyAllWindows()
+
+
+def window_problem() -> str | None:
+    """Returns why OpenCV cannot open a window here, or None."""
+    if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        return "there is no display: neither DISPLAY nor WAYLAND_DISPLAY is set"
+    # Tried by another process: with a display it cannot reach, Qt aborts the process that asks.
+    probe = [sys.executable, "-c", "import cv2; cv2.namedWindow('probe')"]
+    if subprocess.run(probe, capture_output=True, check=False, timeout=60).returncode != 0:
+        return "the display cannot be reached, or this OpenCV is built without windows"
+    return None
+
+
+def class_name(names: Sequence[str], class_id: int) -> str:
+    """Returns a class's name, or its number where it has none."""
+    return names[class_id] if 0 <= class_id < len(names) else str(class_id)
+
+
+def _write_image(path: Path, image: Image) -> None:
+    done, data = cv2.imencode(path.suffix, image)
+    if not done:
+        raise UserError(f"{path}: OpenCV cannot write an image of shape {image.shape} in this format")
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(data.tobytes())
+
+
+def _open_text(path: Path) -> TextIO:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("w", encoding="utf-8", newline="")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}); choose a writable folder") from error
+
+
+def _count_frames(path: Path) -> int:
+    capture = cv2.VideoCapture(str(path))
+    try:
+        return int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+    finally:
+        capture.release()

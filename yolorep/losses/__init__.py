@@ -1,0 +1,1 @@
+"""Losses and target assignment: (raw predictions, targets) -> terms."""

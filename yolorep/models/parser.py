@@ -1,0 +1,382 @@
+"""YOLOv5-style model files: rows become specifications, specifications a Graph. Nothing in a file is ever run.
+
+A row is ``[from, repeats, module, args]`` with an optional tag as fifth element. This module knows no block: what a
+module name means is the registry's.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from yolorep.config import find_config, load_yaml
+from yolorep.errors import UserError, suggest
+from yolorep.models.graph import IMAGE, Graph
+from yolorep.nn.registry import ROW_TYPES, Plan, RowType, Scale
+
+SECTIONS = ("backbone", "neck", "head")
+ROW_FORM = "[from, repeats, module, args] or [from, repeats, module, args, tag]"
+
+#: What a model file may name as ``activation``.
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    f"nn.{cls.__name__}": cls
+    for cls in (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.SiLU, nn.GELU, nn.Hardswish, nn.Mish, nn.ELU, nn.Identity)
+}
+#: Words that mean a value when they stand alone as an argument.
+WORDS: dict[str, Any] = {"None": None, "True": True, "False": False}
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A model file as plain data, its parts read in.
+
+    Attributes:
+        num_classes, depth_multiple, width_multiple, channel_multiple, channels: as in the file (``nc``, …, ``ch``).
+        anchors: per level widths and heights in pixels, a number of anchors to be fitted, or None.
+        activation: such as ``nn.LeakyReLU(0.1)``, or None.
+        sections: section name to its rows.
+        source: where it came from, for messages.
+        composed: sections that came from a file of their own.
+    """
+
+    num_classes: int
+    sections: Mapping[str, Sequence[Any]]
+    depth_multiple: float = 1.0
+    width_multiple: float = 1.0
+    channel_multiple: int = 8
+    channels: int = 3
+    anchors: Sequence[Sequence[float]] | int | None = None
+    activation: str | None = None
+    source: str = "model"
+    composed: frozenset[str] = field(default_factory=frozenset)
+
+    @property
+    def scale(self) -> Scale:
+        """The multipliers."""
+        return Scale(self.depth_multiple, self.width_multiple, self.channel_multiple)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values that :func:`parse_config` reads back, in YOLOv5's keys."""
+        plain: dict[str, Any] = {
+            "nc": self.num_classes,
+            "depth_multiple": self.depth_multiple,
+            "width_multiple": self.width_multiple,
+            "channel_multiple": self.channel_multiple,
+            "ch": self.channels,
+        }
+        if self.anchors is not None:
+            plain["anchors"] = self.anchors
+        if self.activation is not None:
+            plain["activation"] = self.activation
+        return plain | {name: list(rows) for name, rows in self.sections.items()}
+
+
+def load_config(name: str | Path) -> ModelConfig:
+    """Reads a model file and the files its sections name.
+
+    Raises:
+        UserError: one line with every fault.
+    """
+    path = find_config(name)
+    return parse_config(load_yaml(path), source=str(path), folder=path.parent)
+
+
+def parse_config(value: Any, *, source: str = "model", folder: Path | None = None) -> ModelConfig:
+    """Checks the mapping of a model file.
+
+    Args:
+        value: what the YAML holds.
+        source: named in errors.
+        folder: where sections given as file names are looked for; None refuses them.
+
+    Raises:
+        UserError: one line with every fault.
+    """
+    if not isinstance(value, Mapping):
+        raise UserError(f"{source}: expected a model file (a mapping with nc, backbone and head), found {_kind(value)}")
+    faults: list[str] = []
+    known = {
+        "nc": ("num_classes", _positive_int),
+        "depth_multiple": ("depth_multiple", _positive),
+        "width_multiple": ("width_multiple", _positive),
+        "channel_multiple": ("channel_multiple", _positive_int),
+        "ch": ("channels", _positive_int),
+        "anchors": ("anchors", _anchors),
+        "activation": ("activation", _activation_text),
+    }
+    settings: dict[str, Any] = {}
+    sections: dict[str, list[Any]] = {}
+    composed = set()
+    for key, entry in value.items():
+        if key in known:
+            name, check = known[key]
+            if entry is not None:
+                try:
+                    settings[name] = check(entry)
+                except ValueError as error:
+                    faults.append(f"{key}: {error}")
+        elif key in SECTIONS:
+            rows = entry
+            if isinstance(entry, str):
+                if folder is None:
+                    raise UserError(f"{source}: {key} names the file {entry!r}, but only rows are allowed here")
+                rows = load_yaml(_part(folder, entry, source, key))
+                composed.add(key)
+            if not isinstance(rows, list) or not rows:
+                faults.append(f"{key}: expected a list of rows {ROW_FORM}, found {_kind(rows)}")
+            else:
+                sections[key] = rows
+        elif not (isinstance(key, str) and key in _IGNORED):
+            faults.append(f"{key}: unknown key{suggest(str(key), [*known, *SECTIONS])}")
+    for key in ("nc", "head"):
+        if key not in value:
+            faults.append(f"{key}: missing")
+    if faults:
+        raise UserError(f"{source}: {'; '.join(faults)}")
+    ordered = {name: sections[name] for name in SECTIONS if name in sections}
+    return ModelConfig(sections=ordered, source=source, composed=frozenset(composed), **settings)
+
+
+#: Keys that the files inside YOLOv5 checkpoints carry beside the model.
+_IGNORED = frozenset({"yaml_file", "inplace", "names", "stride"})
+
+
+@dataclass(frozen=True)
+class LayerSpec:
+    """One row, checked: what it reads, how often, which block, with which arguments."""
+
+    sources: int | tuple[int, ...]
+    repeats: int
+    module: str
+    args: tuple[Any, ...]
+    where: str
+
+    @property
+    def row_type(self) -> RowType:
+        """What the registry knows of the module."""
+        return ROW_TYPES[self.module]
+
+    @property
+    def source_list(self) -> tuple[int, ...]:
+        """The sources, as a tuple in any case."""
+        return (self.sources,) if isinstance(self.sources, int) else self.sources
+
+
+def parse_rows(config: ModelConfig) -> list[LayerSpec]:
+    """Checks every row by itself.
+
+    Raises:
+        UserError: one line naming file, row, what was expected and what was found, for all faults.
+    """
+    words = WORDS | {"nc": config.num_classes, "anchors": config.anchors}
+    specs: list[LayerSpec] = []
+    faults: list[str] = []
+    tags: dict[str, int] = {}
+    rows = list(_rows(config))
+    for index, (section, where, row) in enumerate(rows):
+        try:
+            specs.append(_spec(row, index, tags, words, where, composed=section in config.composed))
+            if specs[-1].row_type.is_head != (index == len(rows) - 1):
+                raise ValueError(
+                    f"{specs[-1].module} is a head and must be the last row"
+                    if specs[-1].row_type.is_head
+                    else f"expected the last row to be a head such as Detect, found {specs[-1].module}"
+                )
+        except ValueError as error:
+            faults.append(f"{where}: {error}")
+        if isinstance(row, list) and len(row) == 5 and isinstance(row[4], str):
+            tags[row[4]] = index
+    if faults:
+        raise UserError(f"{config.source}: {'; '.join(faults)}")
+    return specs
+
+
+def build_graph(config: ModelConfig) -> Graph:
+    """Builds every layer, working channels out from row to row.
+
+    Raises:
+        UserError: naming file, row, module, expected and found.
+    """
+    specs = parse_rows(config)
+    activation = parse_activation(config.activation) if config.activation else None
+    layers: list[nn.Module] = []
+    channels: list[int] = []
+    for spec in specs:
+        try:
+            inputs = [config.channels if source == IMAGE else channels[source] for source in spec.source_list]
+            if not spec.row_type.takes_list and len(inputs) != 1:
+                raise ValueError(f"{spec.module} reads one feature, found {len(inputs)} in 'from'")
+            layer, out_channels = _build(spec, inputs, config.scale, activation)
+        except (ValueError, TypeError, RuntimeError) as error:
+            raise UserError(f"{config.source}: {spec.where}: {' '.join(str(error).split())}") from error
+        layers.append(layer)
+        channels.append(out_channels)
+    routes = [spec.source_list if spec.row_type.takes_list else spec.source_list[0] for spec in specs]
+    return Graph(layers, routes)
+
+
+def parse_activation(text: str) -> Callable[[], nn.Module]:
+    """Turns ``nn.LeakyReLU(0.1)`` or ``nn.ReLU`` into a factory, without running it.
+
+    Raises:
+        ValueError: for anything but a known name with plain values as arguments.
+    """
+    try:
+        node: ast.expr = ast.parse(text.strip(), mode="eval").body
+        args: list[Any] = []
+        kwargs: dict[str, Any] = {}
+        if isinstance(node, ast.Call):
+            args = [ast.literal_eval(arg) for arg in node.args]
+            kwargs = {keyword.arg: ast.literal_eval(keyword.value) for keyword in node.keywords if keyword.arg}
+            node = node.func
+        name = ast.unparse(node).removeprefix("torch.")
+        cls = ACTIVATIONS[name]
+        inspect.signature(cls).bind(*args, **kwargs)
+    except (SyntaxError, ValueError, TypeError) as error:
+        raise ValueError(f"expected an activation such as nn.LeakyReLU(0.1), found {text!r}") from error
+    except KeyError:
+        raise ValueError(
+            f"unknown activation {text!r}{suggest(name, ACTIVATIONS)}; known: {', '.join(ACTIVATIONS)}"
+        ) from None
+    kwargs.pop("inplace", None)  # in place or not is the builder's business: the value is the same
+    return lambda: cls(*args, **kwargs)
+
+
+def _rows(config: ModelConfig) -> Iterator[tuple[str, str, Any]]:
+    for section, rows in config.sections.items():
+        for number, row in enumerate(rows):
+            yield section, f"{section} row {number} {_short(row)}", row
+
+
+def _spec(
+    row: Any, index: int, tags: Mapping[str, int], words: Mapping[str, Any], where: str, *, composed: bool
+) -> LayerSpec:
+    if not isinstance(row, list) or len(row) not in (4, 5):
+        raise ValueError(f"expected {ROW_FORM}")
+    source, repeats, module, args = row[:4]
+    if len(row) == 5 and not isinstance(row[4], str):
+        raise ValueError(f"expected a word as the tag, found {row[4]!r}")
+    if len(row) == 5 and row[4] in tags:
+        raise ValueError(f"the tag {row[4]!r} is taken by row {tags[row[4]]}")
+    if not isinstance(repeats, int) or isinstance(repeats, bool) or repeats < 1:
+        raise ValueError(f"expected repeats of at least 1, found {repeats!r}")
+    if not isinstance(module, str) or module not in ROW_TYPES:
+        raise ValueError(f"unknown module {module!r}{suggest(str(module), ROW_TYPES)}")
+    if not isinstance(args, list):
+        raise ValueError(f"expected a list of arguments, found {args!r}")
+    if isinstance(source, list):
+        sources: int | tuple[int, ...] = tuple(_source(item, index, tags, composed) for item in source)
+        if not sources:
+            raise ValueError("expected at least one layer in 'from', found none")
+    else:
+        sources = _source(source, index, tags, composed)
+    return LayerSpec(sources, repeats, module, tuple(_symbols(arg, words) for arg in args), where)
+
+
+def _source(value: Any, index: int, tags: Mapping[str, int], composed: bool) -> int:
+    """The absolute index of the layer that ``from`` names; IMAGE for the input of row 0."""
+    if isinstance(value, str):
+        if value not in tags:
+            raise ValueError(f"'from' names the tag {value!r}, which no earlier row has{suggest(value, tags)}")
+        return tags[value]
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ValueError(f"expected a layer number or tag in 'from', found {value!r}")
+    if composed and value >= 0:
+        raise ValueError(f"a part file may use tags and negative numbers in 'from' only, found {value}")
+    absolute = index + value if value < 0 else value
+    if absolute >= index or absolute < IMAGE or (absolute == IMAGE and value != -1):
+        raise ValueError(f"'from' {value} means layer {absolute}, but this is layer {index}; expected an earlier one")
+    return absolute
+
+
+def _symbols(value: Any, words: Mapping[str, Any]) -> Any:
+    """Replaces words that stand for values (None, nc, anchors), inside lists too."""
+    if isinstance(value, list):
+        return [_symbols(item, words) for item in value]
+    return words.get(value, value) if isinstance(value, str) else value
+
+
+def _build(
+    spec: LayerSpec, inputs: Sequence[int], scale: Scale, activation: Callable[[], nn.Module] | None
+) -> tuple[nn.Module, int]:
+    row_type = spec.row_type
+    repeats = scale.repeats(spec.repeats)
+    if row_type.repeats == "once" and spec.repeats != 1:
+        raise ValueError(f"{spec.module} cannot be repeated, found {spec.repeats} repeats")
+    plan = row_type.channels(inputs, spec.args, scale)
+    if row_type.repeats == "inside":
+        plan = replace(plan, args=(*plan.args[:2], repeats, *plan.args[2:]))
+        repeats = 1
+    layer = _construct(row_type, plan, spec, activation)
+    if repeats == 1:
+        return layer, plan.out_channels
+    # Of n copies in a row the first takes the input's channels, the others its own output's.
+    again = row_type.channels([plan.out_channels], spec.args, scale)
+    others = [_construct(row_type, again, spec, activation) for _ in range(repeats - 1)]
+    return nn.Sequential(layer, *others), plan.out_channels
+
+
+def _construct(
+    row_type: RowType, plan: Plan, spec: LayerSpec, activation: Callable[[], nn.Module] | None
+) -> nn.Module:
+    signature = inspect.signature(row_type.factory)
+    keywords = {"activation": activation} if activation and "activation" in signature.parameters else {}
+    try:
+        bound = signature.bind(*plan.args, **keywords)
+    except TypeError as error:
+        form = [str(p) for p in signature.parameters.values() if p.kind is not p.KEYWORD_ONLY]
+        raise ValueError(
+            f"wrong arguments for {spec.module}: {error}; found {list(spec.args)}, and it is called as "
+            f"({', '.join(part.split(':')[0] for part in form)})"
+        ) from error
+    return row_type.factory(*bound.args, **bound.kwargs)
+
+
+def _part(folder: Path, name: str, source: str, key: str) -> Path:
+    path = folder / name
+    if not path.is_file():
+        near = [other.name for other in folder.glob("*.yaml")]
+        raise UserError(f"{source}: {key} names {name!r}, but there is no {path}{suggest(name, near)}")
+    return path
+
+
+def _kind(value: Any) -> str:
+    return "nothing" if value is None else f"{type(value).__name__} {_short(value)}"
+
+
+def _short(value: Any) -> str:
+    text = str(value).replace("'", "")
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _positive(value: Any) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < float("inf"):
+        raise ValueError(f"expected a number above 0, found {value!r}")
+    return float(value)
+
+
+def _positive_int(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"expected a whole number of at least 1, found {value!r}")
+    return value
+
+
+def _anchors(value: Any) -> list[list[float]] | int:
+    if isinstance(value, list):
+        if not all(isinstance(level, list) and level and len(level) % 2 == 0 for level in value):
+            raise ValueError("expected a list of widths and heights w1, h1, w2, h2, … for every level")
+        return [[_positive(side) for side in level] for level in value]
+    return _positive_int(value)
+
+
+def _activation_text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"expected an activation such as nn.LeakyReLU(0.1), found {value!r}")
+    parse_activation(value)
+    return value

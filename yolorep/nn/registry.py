@@ -1,0 +1,142 @@
+"""Which class a YAML row's module name means, and how the row's repeats, width and output channels follow."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+from torch import nn
+
+Block = TypeVar("Block", bound=type[nn.Module])
+
+#: ``sequence``: n modules one after the other. ``inside``: n is the block's third argument. ``once``: n must be 1.
+Repeats = Literal["sequence", "inside", "once"]
+
+
+@dataclass(frozen=True)
+class Scale:
+    """A model's multipliers.
+
+    Attributes:
+        depth: times the repeats of rows that have more than one.
+        width: times the channels.
+        divisor: channels are rounded up to its multiple.
+    """
+
+    depth: float = 1.0
+    width: float = 1.0
+    divisor: int = 8
+
+    def repeats(self, count: int) -> int:
+        """Scaled repeats, at least 1."""
+        return max(round(count * self.depth), 1) if count > 1 else count
+
+    def channels(self, count: int) -> int:
+        """Scaled channels, rounded up as YOLOv5 does."""
+        return math.ceil(count * self.width / self.divisor) * self.divisor
+
+    def exact_channels(self, count: int) -> int:
+        """Scaled channels of a published backbone: untouched at width 1."""
+        return count if self.width == 1 else self.channels(count)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A row with its channels worked out: the arguments of its class and the channels of its output."""
+
+    args: tuple[Any, ...]
+    out_channels: int
+
+
+#: (input channels, arguments, multipliers) -> Plan
+ChannelRule = Callable[[Sequence[int], Sequence[Any], Scale], Plan]
+
+
+def converts(in_channels: Sequence[int], args: Sequence[Any], scale: Scale) -> Plan:
+    """``[c2, …]``: called with (in_channels, scaled c2, …)."""
+    (in_channels_,) = in_channels
+    out_channels = scale.channels(_channels(args))
+    return Plan((in_channels_, out_channels, *args[1:]), out_channels)
+
+
+def converts_exactly(in_channels: Sequence[int], args: Sequence[Any], scale: Scale) -> Plan:
+    """``[c2, …]`` of a published backbone: c2 is taken as it is at width 1."""
+    (in_channels_,) = in_channels
+    out_channels = scale.exact_channels(_channels(args))
+    return Plan((in_channels_, out_channels, *args[1:]), out_channels)
+
+
+def keeps(in_channels: Sequence[int], args: Sequence[Any], scale: Scale) -> Plan:
+    """Arguments as they are, channels unchanged."""
+    (out_channels,) = in_channels
+    return Plan(tuple(args), out_channels)
+
+
+def concatenates(in_channels: Sequence[int], args: Sequence[Any], scale: Scale) -> Plan:
+    """Arguments as they are, channels of all inputs added."""
+    return Plan(tuple(args), sum(in_channels))
+
+
+def ends(in_channels: Sequence[int], args: Sequence[Any], scale: Scale) -> Plan:
+    """A head: called with its arguments and the list of input channels."""
+    return Plan((*args, list(in_channels)), 0)
+
+
+@dataclass(frozen=True)
+class RowType:
+    """What a module name in a YAML row stands for.
+
+    Attributes:
+        factory: the class.
+        repeats: what the row's repeat count does.
+        channels: how arguments and output channels follow from the inputs.
+    """
+
+    factory: type[nn.Module]
+    repeats: Repeats
+    channels: ChannelRule
+
+    @property
+    def is_head(self) -> bool:
+        """Whether the row ends the model."""
+        return self.channels is ends
+
+    @property
+    def takes_list(self) -> bool:
+        """Whether the module is called with a list of features."""
+        return self.channels in (ends, concatenates)
+
+
+ROW_TYPES: dict[str, RowType] = {}
+
+
+def register(
+    name: str | None = None, *, repeats: Repeats = "sequence", channels: ChannelRule = converts
+) -> Callable[[Block], Block]:
+    """Class decorator: makes a block usable as a YAML row.
+
+    Args:
+        name: the row's module name; the class's own by default.
+        repeats: what the row's repeat count does.
+        channels: how arguments and output channels follow from the inputs.
+
+    Raises:
+        ValueError: if the name is taken.
+    """
+
+    def add(factory: Block) -> Block:
+        key = name or factory.__name__
+        if key in ROW_TYPES:
+            raise ValueError(f"row type {key!r} is registered already, by {ROW_TYPES[key].factory.__name__}")
+        ROW_TYPES[key] = RowType(factory, repeats, channels)
+        return factory
+
+    return add
+
+
+def _channels(args: Sequence[Any]) -> int:
+    if not args or not isinstance(args[0], int) or isinstance(args[0], bool) or args[0] < 1:
+        raise ValueError(f"expected the output channels as the first argument, found {list(args)}")
+    return args[0]

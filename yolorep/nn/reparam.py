@@ -1,0 +1,392 @@
+"""Structural reparameterization: blocks that become plain convolutions, and ``fuse()``, which proves that they did.
+
+A block with branches subclasses :class:`Reparameterizable` and says what its kernel is; a block with a norm or a scale
+beside its linear maps implements :class:`Foldable`. Nothing else has to know.
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils import parametrize
+
+from yolorep.errors import FuseError
+from yolorep.nn.flops import count_flops
+from yolorep.nn.kernels import ConvKernel, LinearKernel
+
+__all__ = [
+    "ConvKernel",
+    "Foldable",
+    "FoldRecord",
+    "FuseRecord",
+    "FuseReport",
+    "LinearKernel",
+    "Reparameterizable",
+    "fuse",
+]
+
+Model = TypeVar("Model", bound=nn.Module)
+
+#: Largest error of a replaced unit in float64, relative to 1 + its largest intermediate value.
+UNIT_TOLERANCE = 1e-9
+
+
+class Reparameterizable(nn.Module, ABC):
+    """A module that is one convolution in eval mode: activation, attention and drop path stay outside."""
+
+    @abstractmethod
+    def kernel(self) -> ConvKernel:
+        """The convolution this module is in eval mode: a pure, differentiable sum over its branches."""
+
+    def to_conv(self) -> nn.Conv2d:
+        """A new convolution equal to this module, which is left untouched; dtype and device are kept."""
+        like = next(self.parameters())
+        conv = copy.deepcopy(self).to("cpu", torch.float64).kernel().to_conv()
+        conv.requires_grad_(any(parameter.requires_grad for parameter in self.parameters()))
+        return conv.to(like.device, like.dtype)
+
+
+@dataclass(frozen=True)
+class FoldRecord:
+    """One norm or scale that a block folded away: where it was, inside the block, and what took it up."""
+
+    path: str
+    into: tuple[str, ...]
+
+
+@runtime_checkable
+class Foldable(Protocol):
+    """A module with a norm or scale that its own linear layers can take up.
+
+    Attributes:
+        in_channels: channels of its (batch, channels, height, width) input.
+    """
+
+    in_channels: int
+
+    def fold_(self) -> list[FoldRecord]:
+        """Folds in place, replacing each norm or scale by ``nn.Identity``; nothing left to fold gives ``[]``."""
+
+
+@runtime_checkable
+class HasExampleInput(Protocol):
+    """A model that can say what it is fed."""
+
+    def example_input(self, image_size: int | None = None) -> Tensor:
+        """A random input: square of ``image_size``, or small and not square."""
+
+
+@dataclass(frozen=True)
+class FuseRecord:
+    """What happened to one block: its place, its class, the float64 error, parameters and FLOPs before and after."""
+
+    name: str
+    kind: str
+    max_error: float
+    params: int
+    params_fused: int
+    flops: int
+    flops_fused: int
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A norm that could not be folded, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class FuseReport:
+    """The proof of a fuse.
+
+    Attributes:
+        records: one a replaced unit or folded block.
+        kept: what could not be folded exactly and so was not.
+        params, params_fused: parameters of the whole model.
+        gflops, gflops_fused: of the whole model at ``image_size``, batch 1; 0 where the model has no example input.
+        image_size: pixels the FLOPs are counted at.
+        model_error: largest error of the fused model's outputs to the unfused model in float64; None if not run.
+        unfused_error: the same for the unfused model in its own dtype.
+    """
+
+    records: tuple[FuseRecord, ...]
+    kept: tuple[Kept, ...]
+    params: int
+    params_fused: int
+    gflops: float
+    gflops_fused: float
+    image_size: int
+    model_error: float | None
+    unfused_error: float | None
+
+    @property
+    def max_error(self) -> float:
+        """Largest float64 error of any block."""
+        return max((record.max_error for record in self.records), default=0.0)
+
+    @property
+    def kinds(self) -> dict[str, int]:
+        """Class name to the number of blocks folded."""
+        counts: dict[str, int] = {}
+        for record in self.records:
+            counts[record.kind] = counts.get(record.kind, 0) + 1
+        return counts
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {"kinds": self.kinds, "max_error": self.max_error, **asdict(self)}
+
+    def __str__(self) -> str:
+        """A table for people."""
+        lines = [f"{'kind':24}{'blocks':>8}{'parameters':>14}{'fused':>14}{'max error':>12}"]
+        for kind, count in self.kinds.items():
+            rows = [record for record in self.records if record.kind == kind]
+            lines.append(
+                f"{kind:24}{count:8d}{sum(r.params for r in rows):14,d}{sum(r.params_fused for r in rows):14,d}"
+                f"{max(r.max_error for r in rows):12.1e}"
+            )
+        lines.append(f"{'whole model':24}{len(self.records):8d}{self.params:14,d}{self.params_fused:14,d}")
+        if self.gflops:
+            lines.append(f"GFLOPs at {self.image_size} px: {self.gflops:.2f} -> {self.gflops_fused:.2f}")
+        if self.model_error is not None and self.unfused_error is not None:
+            lines.append(
+                f"largest output error to the float64 reference: fused {self.model_error:.1e}, "
+                f"unfused {self.unfused_error:.1e}"
+            )
+        for kept in self.kept:
+            lines.append(f"kept {kept.name}: {kept.reason}")
+        if not self.kept:
+            lines.append("kept: nothing; no BatchNorm is left")
+        return "\n".join(lines)
+
+
+def fuse(model: Model, *, strict: bool = False, image_size: int = 640) -> tuple[Model, FuseReport]:
+    """Reparameterizes every block and proves that the network computes the same function.
+
+    Works on a copy in float64 on the CPU and casts back once; ``model`` stays bit-identical. Every replaced unit is
+    compared in float64 on random odd-sized input, then the whole model in its own dtype.
+
+    Args:
+        model: in eval mode.
+        strict: raise if anything could not be folded.
+        image_size: pixels at which the report counts FLOPs.
+
+    Returns:
+        The fused model (of the same class, unless the model itself is a unit) and the report.
+
+    Raises:
+        FuseError: in training mode, if a fold is wrong or refused, or with ``strict`` if a norm was kept.
+    """
+    if any(module.training for module in model.modules()):
+        raise FuseError("a fused network reproduces eval-mode outputs: call model.eval()")
+    reference = copy.deepcopy(model).to("cpu", torch.float64)
+    work: Model = copy.deepcopy(reference)
+    drafts: list[_Draft] = []
+    work = _replace_units(work, drafts)
+    _fold_blocks(work, drafts)
+    kept = tuple(_kept(work))
+    if strict and kept:
+        raise FuseError("; ".join(f"{entry.name} is kept: {entry.reason}" for entry in kept))
+    fused = _cast_like(work, model)
+
+    flops = flops_fused = {}
+    model_error = unfused_error = None
+    if isinstance(model, HasExampleInput) and isinstance(fused, HasExampleInput):
+        model_error, unfused_error = _compare_models(model, fused, reference)
+        image = model.example_input(image_size)
+        flops, flops_fused = count_flops(model, image), count_flops(fused, image)
+    report = FuseReport(
+        records=tuple(draft.record(flops, flops_fused) for draft in drafts),
+        kept=kept,
+        params=count_parameters(model),
+        params_fused=count_parameters(fused),
+        gflops=flops.get("", 0) / 1e9,
+        gflops_fused=flops_fused.get("", 0) / 1e9,
+        image_size=image_size,
+        model_error=model_error,
+        unfused_error=unfused_error,
+    )
+    return fused, report
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Number of parameter values, shared ones once."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+@dataclass
+class _Draft:
+    """A record before FLOPs are known."""
+
+    name: str
+    kind: str
+    max_error: float
+    params: int
+    params_fused: int
+
+    def record(self, flops: dict[str, int], flops_fused: dict[str, int]) -> FuseRecord:
+        return FuseRecord(**asdict(self), flops=flops.get(self.name, 0), flops_fused=flops_fused.get(self.name, 0))
+
+
+def _replace_units(work: Model, drafts: list[_Draft]) -> Model:
+    """Replaces every outermost Reparameterizable by its convolution, at every place a shared one is used."""
+    replaced: dict[int, nn.Module] = {}
+    for name, unit in list(_units(work)):
+        if id(unit) not in replaced:
+            _refuse_hooks(name, unit)
+            conv = _named(name, unit.to_conv)
+            error = _compare_unit(name, unit, conv, _in_channels(unit))
+            drafts.append(_Draft(name, type(unit).__name__, error, count_parameters(unit), count_parameters(conv)))
+            replaced[id(unit)] = conv
+        if name == "":
+            return replaced[id(unit)]  # type: ignore[return-value]  # the model itself was a unit
+        parent, _, child = name.rpartition(".")
+        setattr(work.get_submodule(parent), child, replaced[id(unit)])
+    return work
+
+
+def _units(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, Reparameterizable]]:
+    if isinstance(module, Reparameterizable):
+        yield prefix, module
+        return
+    for name, child in module._modules.items():  # named_children() would hide the second use of a shared module
+        if child is not None:
+            yield from _units(child, f"{prefix}.{name}" if prefix else name)
+
+
+def _fold_blocks(work: nn.Module, drafts: list[_Draft]) -> None:
+    """Lets every Foldable fold itself, innermost first, and compares it with what it was."""
+    for name, block in reversed(list(work.named_modules())):
+        if not isinstance(block, Foldable):
+            continue
+        _refuse_hooks(name, block)
+        before = copy.deepcopy(block)
+        if not _named(name, block.fold_):
+            continue
+        if not any(parameter.requires_grad for parameter in before.parameters()):
+            block.requires_grad_(False)
+        error = _compare_unit(name, before, block, block.in_channels)
+        drafts.append(_Draft(name, type(block).__name__, error, count_parameters(before), count_parameters(block)))
+
+
+def _kept(work: nn.Module) -> Iterator[Kept]:
+    for name, module in work.named_modules():
+        if isinstance(module, _BatchNorm):
+            parent = type(work.get_submodule(name.rpartition(".")[0])).__name__
+            yield Kept(name, f"{parent} says no convolution that this {type(module).__name__} could fold into")
+
+
+def _in_channels(unit: Reparameterizable) -> int:
+    with torch.no_grad():
+        return unit.kernel().in_channels
+
+
+def _named(name: str, fold: Any) -> Any:
+    """Calls ``fold``; its error is told with the block's place in the model."""
+    try:
+        return fold()
+    except FuseError as error:
+        raise FuseError(f"{name or 'model'}: {error}") from error
+
+
+def _refuse_hooks(name: str, unit: nn.Module) -> None:
+    for path, module in unit.named_modules(prefix=name):
+        hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+        if any(hooks):
+            raise FuseError(f"{path}: has hooks, which would be lost with the block; remove them before fusing")
+        if parametrize.is_parametrized(module):
+            raise FuseError(f"{path}: is parametrized; call torch.nn.utils.parametrize.remove_parametrizations first")
+
+
+@torch.no_grad()
+def _compare_unit(name: str, before: nn.Module, after: nn.Module, in_channels: int) -> float:
+    """The largest float64 error of ``after``, relative to 1 + the largest value inside ``before``.
+
+    Raises:
+        FuseError: if it is above the tolerance.
+    """
+    window = max(_extent(module) for module in before.modules())
+    image = torch.randn(2, in_channels, 2 * window + 1, 2 * window + 3, dtype=torch.float64)
+    largest = 0.0
+
+    def watch(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        nonlocal largest
+        largest = max([largest, *(float(tensor.abs().max()) for tensor in _tensors(output) if tensor.numel())])
+
+    before = copy.deepcopy(before)
+    for module in before.modules():
+        module.register_forward_hook(watch)
+    expected, found = before(image), after(image)
+    if expected.shape != found.shape:
+        raise FuseError(f"{name or 'model'}: output is {tuple(expected.shape)}, fused {tuple(found.shape)}")
+    error = float((expected - found).abs().max()) / (1 + largest)
+    if not error <= UNIT_TOLERANCE:
+        raise FuseError(
+            f"{name or 'model'}: {type(before).__name__} fused wrongly, relative error {error:.1e} in float64 "
+            f"(at most {UNIT_TOLERANCE:.0e})"
+        )
+    return error
+
+
+def _extent(module: nn.Module) -> int:
+    """Pixels that a convolution's window spans, at least 1."""
+    if not isinstance(module, nn.Conv2d):
+        return 1
+    return max(d * (k - 1) + 1 for k, d in zip(module.kernel_size, module.dilation, strict=True))
+
+
+@torch.no_grad()
+def _compare_models(model: Model, fused: Model, reference: Model) -> tuple[float, float]:
+    """Largest output errors (fused, unfused) to the float64 reference.
+
+    Raises:
+        FuseError: if fusing more than triples the error that the model's own dtype makes.
+    """
+    assert isinstance(model, HasExampleInput)
+    image = model.example_input()
+    expected = _tensors(reference(image.to("cpu", torch.float64)))
+
+    def error_of(outputs: Sequence[Tensor]) -> float:
+        return max(float((a.cpu().double() - b).abs().max()) for a, b in zip(outputs, expected, strict=True))
+
+    unfused_error, fused_error = error_of(_tensors(model(image))), error_of(_tensors(fused(image)))
+    scale = 1 + max(float(tensor.abs().max()) for tensor in expected)
+    if not fused_error <= 3 * unfused_error + 1e-6 * scale:
+        raise FuseError(
+            f"the fused model is off by {fused_error:.1e} from the float64 reference, the unfused one by "
+            f"{unfused_error:.1e}; expected at most three times as much"
+        )
+    return fused_error, unfused_error
+
+
+def _tensors(output: Any) -> list[Tensor]:
+    """Every tensor of a nested output, in order."""
+    if isinstance(output, Tensor):
+        return [output]
+    if isinstance(output, list | tuple):
+        return [tensor for item in output for tensor in _tensors(item)]
+    return []
+
+
+def _cast_like(work: Model, model: Model) -> Model:
+    """Gives the fused copy the device and dtypes of the model it came from."""
+    like = next(model.parameters())
+    sources = (model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False))
+    dtypes = {name: tensor.dtype for source in sources for name, tensor in source}
+    for prefix, module in work.named_modules():
+        for name, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
+            if tensor.is_floating_point():
+                dtype = dtypes.get(f"{prefix}.{name}" if prefix else name, like.dtype)
+                tensor.data = tensor.data.to(like.device, dtype)
+            else:
+                tensor.data = tensor.data.to(like.device)
+    return work

@@ -1,0 +1,57 @@
+"""Box conversions and overlaps. Boxes are ``(…, 4)`` tensors."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torchvision.ops import box_iou
+
+__all__ = ["box_iou", "ciou", "cxcywh_to_xyxy", "xyxy_to_cxcywh"]
+
+
+def xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
+    """Corners ``x1, y1, x2, y2`` to centre and size, shape (…, 4) kept."""
+    low, high = boxes[..., :2], boxes[..., 2:]
+    return torch.cat(((low + high) / 2, high - low), dim=-1)
+
+
+def cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
+    """Centre and size to corners ``x1, y1, x2, y2``, shape (…, 4) kept."""
+    centre, half = boxes[..., :2], boxes[..., 2:] / 2
+    return torch.cat((centre - half, centre + half), dim=-1)
+
+
+def ciou(boxes: Tensor, targets: Tensor, *, eps: float = 1e-7) -> Tensor:
+    """Complete IoU of matching pairs (Zheng et al. 2020, "Distance-IoU Loss", arXiv:1911.08287).
+
+    ``CIoU = IoU - d²/c² - αv`` with ``v = 4/π² (Δ atan w/h)²`` and ``α = v / (1 - IoU + v)``, through which no
+    gradient flows.
+
+    Args:
+        boxes: (…, 4) xyxy.
+        targets: (…, 4) xyxy, any common unit.
+        eps: keeps divisions finite.
+
+    Returns:
+        (…) values in (-2, 1].
+    """
+    low = torch.maximum(boxes[..., :2], targets[..., :2])
+    high = torch.minimum(boxes[..., 2:], targets[..., 2:])
+    intersection = (high - low).clamp(min=0).prod(dim=-1)
+    size, target_size = boxes[..., 2:] - boxes[..., :2], targets[..., 2:] - targets[..., :2]
+    union = size.prod(dim=-1) + target_size.prod(dim=-1) - intersection + eps
+    iou = intersection / union
+
+    hull = torch.maximum(boxes[..., 2:], targets[..., 2:]) - torch.minimum(boxes[..., :2], targets[..., :2])
+    diagonal = hull.square().sum(dim=-1) + eps
+    offset = (boxes[..., :2] + boxes[..., 2:] - targets[..., :2] - targets[..., 2:]) / 2
+    distance = offset.square().sum(dim=-1)
+
+    angle = torch.atan(size[..., 0] / (size[..., 1] + eps))
+    target_angle = torch.atan(target_size[..., 0] / (target_size[..., 1] + eps))
+    aspect = (4 / math.pi**2) * (angle - target_angle).square()
+    with torch.no_grad():
+        alpha = aspect / (1 - iou + aspect + eps)
+    return iou - distance / diagonal - alpha * aspect

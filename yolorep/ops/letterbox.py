@@ -1,0 +1,105 @@
+"""Letterboxing: fit an image into a shape with grey borders, and map boxes there and back exactly."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+BORDER = 114
+Shape = tuple[int, int]
+
+
+def round_up(size: int, stride: int) -> int:
+    """The smallest multiple of ``stride`` that is not below ``size``."""
+    return math.ceil(size / stride) * stride
+
+
+def rect_shape(source: Shape, image_size: int, stride: int, *, pad: float = 0.5) -> Shape:
+    """The rectangular network input for an image: long side about ``image_size``, both multiples of ``stride``.
+
+    Args:
+        source: (height, width) of the image.
+        image_size: wanted long side in pixels.
+        stride: largest stride of the network.
+        pad: in strides, added before rounding up. Evaluation uses 0.5 as YOLOv5 does (a square image at 640 becomes
+            672), detection 0.
+    """
+    longest = max(source)
+    # Rounded to 1e-9 strides first: 480 * (640/640) / 32 must not become 16 through float noise.
+    height, width = (math.ceil(round(side / longest * image_size / stride + pad, 9)) * stride for side in source)
+    return height, width
+
+
+@dataclass(frozen=True)
+class LetterBox:
+    """How one image sits inside a network input.
+
+    Attributes:
+        source: (height, width) of the image in pixels.
+        target: (height, width) of the network input.
+        resized: (height, width) of the image inside it.
+        gain: resized pixels per source pixel.
+        top: rows of border above the image.
+        left: columns of border left of it.
+    """
+
+    source: Shape
+    target: Shape
+    resized: Shape
+    gain: float
+    top: int
+    left: int
+
+    @classmethod
+    def plan(cls, source: Shape, target: Shape, *, image_size: int | None = None) -> LetterBox:
+        """Fits ``source`` into ``target``, centred, aspect ratio kept.
+
+        Args:
+            source: (height, width) of the image.
+            target: (height, width) of the network input.
+            image_size: the long side grows no further than this, so that the border which ``rect_shape`` adds for
+                evaluation stays a border.
+        """
+        gain = min(target[0] / source[0], target[1] / source[1])
+        if image_size is not None:
+            gain = min(gain, image_size / max(source))
+        resized = min(round(source[0] * gain), target[0]), min(round(source[1] * gain), target[1])
+        resized = max(resized[0], 1), max(resized[1], 1)
+        # Rounding half a pixel down puts the odd border row below and to the right, as YOLOv5 does.
+        top = round((target[0] - resized[0]) / 2 - 0.1)
+        left = round((target[1] - resized[1]) / 2 - 0.1)
+        return cls(source, target, resized, gain, top, left)
+
+    def apply(self, image: NDArray[np.uint8], *, shrink: int = cv2.INTER_LINEAR) -> NDArray[np.uint8]:
+        """Resizes and pads an image.
+
+        Args:
+            image: (height, width, channels) uint8 of shape ``source``, or already ``resized``.
+            shrink: interpolation for shrinking (enlarging is always bilinear).
+
+        Returns:
+            (target height, target width, channels) uint8.
+        """
+        if image.shape[:2] != self.resized:
+            method = shrink if self.gain < 1 else cv2.INTER_LINEAR
+            image = np.asarray(cv2.resize(image, self.resized[::-1], interpolation=method), dtype=np.uint8)
+        canvas = np.full((*self.target, image.shape[2]), BORDER, np.uint8)
+        canvas[self.top : self.top + self.resized[0], self.left : self.left + self.resized[1]] = image
+        return canvas
+
+    def boxes(self, xyxy: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Maps (n, 4) boxes from source pixels to network-input pixels."""
+        return (xyxy * np.float32(self.gain) + self._offset()).astype(np.float32)
+
+    def undo(self, xyxy: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Maps (n, 4) boxes from network-input pixels to source pixels, clipped to the image."""
+        boxes = (xyxy - self._offset()) / np.float32(self.gain)
+        height, width = self.source
+        return np.clip(boxes, 0, np.array([width, height, width, height], np.float32)).astype(np.float32)
+
+    def _offset(self) -> NDArray[np.float32]:
+        return np.array([self.left, self.top, self.left, self.top], np.float32)

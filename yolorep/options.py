@@ -1,0 +1,155 @@
+"""The flags of every command, as frozen dataclasses. The command line is built from the fields.
+
+A field's name is the flag's name (``batch_size`` is ``--batch-size``), its default the flag's default, and its type
+says how the text is read. Names and defaults are YOLOv5's. Only the standard library is imported, to answer
+``--help`` at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+def option(default: Any, help: str, *flags: str, choices: tuple[str, ...] = (), const: Any = None) -> Any:
+    """A dataclass field with what the command line needs to know.
+
+    Args:
+        default: the flag's default value.
+        help: one line for ``--help``.
+        flags: further spellings of the flag.
+        choices: the values allowed.
+        const: value of a flag given without one; without, the flag needs its value.
+    """
+    return field(default=default, metadata={"help": help, "flags": flags, "choices": choices, "const": const})
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """Train a detector."""
+
+    weights: str | None = option(None, "start from these weights: ours or a YOLOv5 .pt")
+    cfg: str | None = option(None, "model YAML; may be left out with --weights")
+    data: str = option("data/shapes.yaml", "dataset YAML")
+    hyp: str = option("cfg/hyp/scratch-low.yaml", "hyperparameter YAML")
+    epochs: int = option(100, "passes over the training set")
+    batch_size: int = option(16, "images a step")
+    imgsz: int = option(640, "long side of the training and evaluation images in pixels", "--img", "--img-size")
+    rect: bool = option(False, "rectangular batches of similar aspect ratio, without mosaic")
+    resume: str | None = option(None, "go on with an interrupted run: its last.pt, or the newest run's", const="")
+    nosave: bool = option(False, "write only the final checkpoint")
+    noval: bool = option(False, "evaluate only after the last epoch")
+    noautoanchor: bool = option(False, "keep the model's anchors, whatever the data")
+    cache: str | None = option(None, "keep decoded images in memory or on disk", choices=("ram", "disk"), const="ram")
+    device: str = option("", "cpu, or a CUDA index; the first GPU if there is one")
+    multi_scale: bool = option(False, "vary the image size by half from step to step")
+    single_cls: bool = option(False, "treat all classes as one")
+    optimizer: str = option("SGD", "optimizer", choices=("SGD", "Adam", "AdamW"))
+    sync_bn: bool = option(False, "synchronize BatchNorm over processes")
+    workers: int = option(2, "data loading processes")
+    project: str = option("runs/train", "folder for runs")
+    name: str = option("exp", "folder of this run")
+    exist_ok: bool = option(False, "write into an existing run folder")
+    cos_lr: bool = option(False, "cosine instead of linear learning-rate decay")
+    label_smoothing: float = option(0.0, "label smoothing epsilon")
+    patience: int = option(100, "stop after this many epochs without a better AP")
+    freeze: list[int] | None = option(None, "freeze the first N layers, or the layers listed")
+    save_period: int = option(-1, "also keep a checkpoint every N epochs")
+    seed: int = option(0, "seed of everything random")
+    bf16: bool = option(False, "bfloat16 autocast on CPUs (CUDA always uses float16 autocast)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValOptions:
+    """Evaluate weights: COCO AP by pycocotools."""
+
+    data: str | None = option(None, "dataset YAML (default: the one the weights were trained on)")
+    weights: str = option("", "checkpoint (.pt) or exported file (.onnx, .torchscript)")
+    batch_size: int = option(16, "images a batch; the AP does not depend on it")
+    imgsz: int = option(640, "long side of the images in pixels", "--img", "--img-size")
+    conf_thres: float = option(0.001, "boxes below this confidence are not looked at")
+    iou_thres: float = option(0.6, "NMS: boxes of one class overlapping more than this are one")
+    max_det: int = option(300, "boxes kept an image")
+    task: str = option("val", "split to evaluate", choices=("train", "val", "test"))
+    device: str = option("", "cpu, or a CUDA index; the first GPU if there is one")
+    workers: int = option(2, "data loading processes")
+    single_cls: bool = option(False, "treat all classes as one")
+    augment: bool = option(False, "test-time augmentation: three scales, one of them flipped")
+    verbose: bool = option(False, "print every class, however many there are")
+    save_txt: bool = option(False, "write labels/*.txt in YOLO form")
+    save_conf: bool = option(False, "with --save-txt: add the confidence")
+    save_json: bool = option(False, "write predictions.json in COCO form, with the data set's own ids")
+    half: bool = option(False, "float16 inference (CUDA)")
+    no_fuse: bool = option(False, "evaluate the training form instead of the fused one")
+    no_rect: bool = option(False, "square letterbox, as a static export sees it")
+    project: str = option("runs/val", "folder for runs")
+    name: str = option("exp", "folder of this run")
+    exist_ok: bool = option(False, "write into an existing run folder")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectOptions:
+    """Detect objects in images, videos and streams."""
+
+    weights: str = option("", "checkpoint (.pt) or exported file (.onnx, .torchscript)")
+    source: str = option("", "image, folder, glob, list file, video, camera index or URL")
+    data: str | None = option(None, "dataset YAML with class names for weights that carry none")
+    imgsz: int = option(640, "long side of the network input in pixels", "--img", "--img-size")
+    conf_thres: float = option(0.25, "boxes below this confidence are not shown")
+    iou_thres: float = option(0.45, "NMS: boxes of one class overlapping more than this are one")
+    max_det: int = option(1000, "boxes kept an image")
+    device: str = option("", "cpu, or a CUDA index; the first GPU if there is one")
+    view_img: bool = option(False, "show the result in a window")
+    save_txt: bool = option(False, "write labels/*.txt in YOLO form")
+    save_csv: bool = option(False, "write predictions.csv")
+    save_json: bool = option(False, "write predictions.json in COCO form")
+    save_conf: bool = option(False, "with --save-txt: add the confidence")
+    save_crop: bool = option(False, "write each object's crop to crops/<class>/")
+    nosave: bool = option(False, "write no annotated images and videos")
+    classes: list[int] | None = option(None, "keep these class indices only")
+    agnostic_nms: bool = option(False, "boxes of different classes suppress each other too")
+    augment: bool = option(False, "test-time augmentation: three scales, one of them flipped")
+    project: str = option("runs/detect", "folder for runs")
+    name: str = option("exp", "folder of this run")
+    exist_ok: bool = option(False, "write into an existing run folder")
+    line_thickness: int | None = option(None, "box line width in pixels (default: by image size)")
+    hide_labels: bool = option(False, "draw boxes only")
+    hide_conf: bool = option(False, "draw names without confidences")
+    half: bool = option(False, "float16 inference (CUDA)")
+    vid_stride: int = option(1, "use every N-th frame of a video")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """Write the fused model with its decoding to ONNX or TorchScript, and check the file."""
+
+    weights: str = option("", "checkpoint (.pt)")
+    include: list[str] = option(("onnx",), "formats: onnx torchscript")
+    imgsz: int = option(640, "image size in pixels", "--img", "--img-size")
+    batch_size: int = option(1, "batch size of a static file")
+    dynamic: bool = option(False, "any batch size, height and width")
+    data: str | None = option(None, "check the file on this dataset's val images (default: rendered shapes)")
+    device: str = option("", "cpu, or a CUDA index")
+    opset: int = option(17, "ONNX operator set")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FuseOptions:
+    """Reparameterize a model and report what was folded and how exactly."""
+
+    weights: str | None = option(None, "checkpoint (.pt)")
+    cfg: str | None = option(None, "model YAML, instead of weights")
+    imgsz: int = option(640, "image size the GFLOPs are counted at", "--img", "--img-size")
+    output: str | None = option(None, "write the fused checkpoint here")
+    json: bool = option(False, "print the report as JSON")
+
+
+@dataclass(frozen=True, kw_only=True)
+class InfoOptions:
+    """Show a model's layers, parameters, GFLOPs and strides, trained and fused."""
+
+    weights: str | None = option(None, "checkpoint (.pt)")
+    cfg: str | None = option(None, "model YAML, instead of weights")
+    imgsz: int = option(640, "image size the GFLOPs are counted at", "--img", "--img-size")
+    json: bool = option(False, "print JSON")
+    profile: bool = option(False, "measure milliseconds a row")

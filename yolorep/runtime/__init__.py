@@ -1,0 +1,1 @@
+"""Running a detector: one backend a class, all with the same call."""

@@ -1,0 +1,87 @@
+"""What every runtime backend promises."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from yolorep.errors import UserError
+from yolorep.ops.decode import Decoded
+
+
+class Backend(ABC):
+    """Runs a detector: images in, candidate boxes out. A subclass says how in ``_run``.
+
+    Attributes:
+        names: class names by index.
+        stride: largest stride; image sides are multiples of it.
+        image_size: the only (height, width) in pixels accepted; None if any multiple of ``stride``.
+        batch_size: the batch size the file was made for; None if any. Callers may pass any number of images all the
+            same: they are cut into batches, and the last one is filled up.
+    """
+
+    names: tuple[str, ...]
+    stride: int
+    image_size: tuple[int, int] | None
+    batch_size: int | None
+
+    def __call__(self, images: Tensor) -> Decoded:
+        """Runs a batch.
+
+        Args:
+            images: (n, 3, height, width) uint8 RGB on the CPU.
+
+        Returns:
+            float32 CPU tensors: boxes (n, candidates, 4) xyxy in pixels of the images, scores (n, candidates, classes).
+
+        Raises:
+            ValueError: if ``images`` is no such tensor.
+            UserError: if this backend does not take images of that size.
+        """
+        if images.ndim != 4 or images.shape[1] != 3 or images.dtype != torch.uint8 or len(images) == 0:
+            raise ValueError(
+                f"expected (n, 3, height, width) uint8 images with n >= 1, got {tuple(images.shape)} {images.dtype}"
+            )
+        self._check_size(int(images.shape[2]), int(images.shape[3]))
+        if self.batch_size is None or len(images) == self.batch_size:
+            return self._run(images)
+        count = len(images)
+        if missing := -count % self.batch_size:
+            images = torch.cat((images, images.new_zeros((missing, *images.shape[1:]))))
+        parts = [self._run(batch) for batch in images.split(self.batch_size)]
+        boxes, scores = (torch.cat(tensors)[:count] for tensors in zip(*parts, strict=True))
+        return Decoded(boxes, scores)
+
+    @abstractmethod
+    def _run(self, images: Tensor) -> Decoded:
+        """Runs checked images of the right batch size."""
+
+    def _check_size(self, height: int, width: int) -> None:
+        if self.image_size is not None and (height, width) != self.image_size:
+            raise UserError(
+                f"this model was exported for {self.image_size[0]}x{self.image_size[1]} pixels (height x width), "
+                f"found an image of {height}x{width}: use that size, or export with --dynamic"
+            )
+        if height % self.stride or width % self.stride:
+            raise UserError(
+                f"image height and width must be multiples of the stride {self.stride}, found {height}x{width}"
+            )
+
+
+def check_outputs(decoded: Decoded, *, batch: int, classes: int, path: Path) -> Decoded:
+    """Returns what a file computed if its shapes are those its metadata promises.
+
+    Raises:
+        UserError: if they differ.
+    """
+    boxes, scores = tuple(decoded.boxes.shape), tuple(decoded.scores.shape)
+    candidates = boxes[1] if len(boxes) == 3 else "candidates"
+    if (boxes, scores) != ((batch, candidates, 4), (batch, candidates, classes)):
+        raise UserError(
+            f"{path}: expected boxes ({batch}, {candidates}, 4) and scores ({batch}, {candidates}, {classes}) "
+            f"as its metadata says, found {boxes} and {scores}: export it again"
+        )
+    return decoded

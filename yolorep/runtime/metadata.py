@@ -1,0 +1,87 @@
+"""What an exported file says about itself, whatever its format."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from yolorep.errors import UserError
+from yolorep.ops.letterbox import BORDER
+
+#: How an image becomes the file's input, for programs that know nothing of yolorep.
+PREPROCESSING = {
+    "layout": "NCHW",
+    "colour": "RGB",
+    "range": [0, 1],
+    "resize": "letterbox: aspect ratio kept, centred, bilinear",
+    "border": BORDER,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metadata:
+    """What a runtime needs to know beside the network itself.
+
+    Attributes:
+        names: class names by index.
+        strides: pixels per cell of each output level.
+        image_size: the only (height, width) in pixels the file takes; None if any multiple of the largest stride.
+        batch_size: the only batch size the file takes; None if any.
+        version: the yolorep that wrote the file.
+        fuse: summary of the fuse the file was made from.
+    """
+
+    names: tuple[str, ...]
+    strides: tuple[int, ...]
+    image_size: tuple[int, int] | None
+    batch_size: int | None
+    version: str
+    fuse: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_strings(self) -> dict[str, str]:
+        """As key → JSON text, which every export format can carry."""
+        values = {
+            "yolorep": self.version,
+            "names": self.names,
+            "strides": self.strides,
+            "image_size": self.image_size,
+            "batch_size": self.batch_size,
+            "dynamic": self.image_size is None,
+            "preprocessing": PREPROCESSING,
+            "fuse": dict(self.fuse),
+        }
+        return {key: json.dumps(value, ensure_ascii=False) for key, value in values.items()}
+
+    @classmethod
+    def from_strings(cls, strings: Mapping[str, str], *, path: Path) -> Metadata:
+        """Reads what ``to_strings`` wrote.
+
+        Args:
+            strings: key → JSON text; further keys are ignored.
+            path: the file they are from, for the error.
+
+        Raises:
+            UserError: if a key is missing or no such value.
+        """
+        if "yolorep" not in strings:
+            raise UserError(f"{path}: expected a file written by 'yolorep export', found one without its metadata")
+        try:
+            values = {key: json.loads(strings[key]) for key in ("yolorep", "names", "strides", "fuse")}
+            image_size, batch_size = json.loads(strings["image_size"]), json.loads(strings["batch_size"])
+            if not values["strides"] or min(values["strides"]) < 1:
+                raise ValueError(f"strides {values['strides']}")
+            return cls(
+                names=tuple(str(name) for name in values["names"]),
+                strides=tuple(int(stride) for stride in values["strides"]),
+                image_size=None if image_size is None else (int(image_size[0]), int(image_size[1])),
+                batch_size=None if batch_size is None else int(batch_size),
+                version=str(values["yolorep"]),
+                fuse=dict(values["fuse"]),
+            )
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            raise UserError(
+                f"{path}: expected the metadata of 'yolorep export', found a fault in it: {error}"
+            ) from error

@@ -1,0 +1,78 @@
+"""Running an exported ONNX file with onnxruntime."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from yolorep.errors import UserError
+from yolorep.ops.decode import Decoded
+from yolorep.runtime.base import Backend, check_outputs
+from yolorep.runtime.metadata import Metadata
+
+
+class OnnxBackend(Backend):
+    """An ONNX file written by ``yolorep export``.
+
+    It uses as many threads as PyTorch does (``torch.get_num_threads()``).
+
+    Raises:
+        UserError: if onnxruntime is missing or has no such device, or the file is no such file.
+    """
+
+    def __init__(self, path: Path, *, device: torch.device | None = None) -> None:
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise UserError(f"{path}: running ONNX files needs onnxruntime: pip install 'yolorep[export]'") from error
+        provider = _provider(onnxruntime.get_available_providers(), device or torch.device("cpu"))
+        if not path.is_file():
+            raise UserError(f"{path}: expected an ONNX file, found none")
+        settings = onnxruntime.SessionOptions()
+        settings.intra_op_num_threads = torch.get_num_threads()
+        settings.log_severity_level = 3  # errors only: warnings are about the graph, which a user cannot change
+        try:
+            self._session = onnxruntime.InferenceSession(str(path), settings, providers=[provider])
+        except Exception as error:  # onnxruntime's errors share no other base class
+            raise UserError(f"{path}: expected an ONNX file, onnxruntime says: {_first_line(error)}") from error
+        self._path = path
+        metadata = Metadata.from_strings(self._session.get_modelmeta().custom_metadata_map, path=path)
+        inputs = [entry.name for entry in self._session.get_inputs()]
+        outputs = [entry.name for entry in self._session.get_outputs()]
+        if inputs != ["images"] or outputs != ["boxes", "scores"]:
+            raise UserError(
+                f"{path}: expected input 'images' and outputs 'boxes', 'scores', found {inputs} and {outputs}: "
+                "export it again"
+            )
+        self.names = metadata.names
+        self.stride = max(metadata.strides)
+        self.image_size = metadata.image_size
+        self.batch_size = metadata.batch_size
+        self.metadata = metadata
+
+    def _run(self, images: Tensor) -> Decoded:
+        inputs = images.numpy().astype(np.float32) / np.float32(255)
+        try:
+            boxes, scores = self._session.run(["boxes", "scores"], {"images": inputs})
+        except Exception as error:  # as above
+            raise UserError(f"{self._path}: onnxruntime could not run it: {_first_line(error)}") from error
+        decoded = Decoded(torch.from_numpy(boxes), torch.from_numpy(scores))
+        return check_outputs(decoded, batch=len(images), classes=len(self.names), path=self._path)
+
+
+def _provider(available: list[str], device: torch.device) -> str | tuple[str, dict[str, int]]:
+    if device.type == "cpu":
+        return "CPUExecutionProvider"
+    if device.type == "cuda" and "CUDAExecutionProvider" in available:
+        return "CUDAExecutionProvider", {"device_id": device.index or 0}
+    raise UserError(
+        f"--device {device}: this onnxruntime offers {', '.join(available)} only: use --device cpu, "
+        "or install onnxruntime-gpu for CUDA"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]

@@ -1,0 +1,59 @@
+"""Running an exported TorchScript file."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from yolorep.errors import UserError
+from yolorep.ops.decode import Decoded
+from yolorep.runtime.base import Backend, check_outputs
+from yolorep.runtime.metadata import Metadata
+
+#: Name of the metadata inside the archive.
+METADATA_FILE = "yolorep.json"
+
+
+class TorchScriptBackend(Backend):
+    """A TorchScript file written by ``yolorep export``.
+
+    Unlike a checkpoint, a TorchScript file is a program: run only files from people you trust.
+
+    Raises:
+        UserError: if the file is no such file.
+    """
+
+    def __init__(self, path: Path, *, device: torch.device | None = None) -> None:
+        self._path = path
+        self._device = device or torch.device("cpu")
+        if not path.is_file():
+            raise UserError(f"{path}: expected a TorchScript file, found none")
+        extra = {METADATA_FILE: ""}
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # TorchScript is deprecated in torch itself; the format was asked for
+                self._module = torch.jit.load(str(path), map_location=self._device, _extra_files=extra)
+            strings = json.loads(extra[METADATA_FILE] or "{}")
+        except (RuntimeError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(f"{path}: expected a TorchScript file, torch.jit says: {reason}") from error
+        self.metadata = Metadata.from_strings(strings if isinstance(strings, dict) else {}, path=path)
+        self.names = self.metadata.names
+        self.stride = max(self.metadata.strides)
+        self.image_size = self.metadata.image_size
+        self.batch_size = self.metadata.batch_size
+
+    @torch.inference_mode()
+    def _run(self, images: Tensor) -> Decoded:
+        try:
+            boxes, scores = self._module(images.to(self._device, torch.float32) / 255)
+            decoded = Decoded(boxes.cpu(), scores.cpu())
+        except (RuntimeError, ValueError, AttributeError) as error:
+            # The useful part of a TorchScript traceback is its end.
+            reason = str(error).strip().splitlines()[-1]
+            raise UserError(f"{self._path}: torch.jit could not run it: {reason}") from error
+        return check_outputs(decoded, batch=len(images), classes=len(self.names), path=self._path)
