@@ -55,7 +55,7 @@ class DetectionDataset:
         self.shapes = np.array(
             [resized_shape((height, width), image_size) for height, width in annotations.sizes.tolist()], np.int64
         ).reshape(-1, 2)
-        self._interpolation = cv2.INTER_LINEAR if training else cv2.INTER_AREA
+        self._training = training
         self._pixels: NDArray[np.uint8] | None = None
         self._starts = np.concatenate([[0], np.cumsum(self.shapes.prod(axis=1) * 3)])
         self._folder: Path | None = None
@@ -94,15 +94,17 @@ class DetectionDataset:
 
     def _decode(self, index: int) -> NDArray[np.uint8]:
         path = self.annotations.paths[index]
+        # Bilinear sampling at one half averages 2x2 pixels, which a JPEG decoder does in less than half the time.
+        ratio = int(self.annotations.sizes[index].max()) // self.image_size if self._training else 1
         try:
-            image = read_image(path)
+            image = read_image(path, shrink=max(shrink for shrink in (1, 2, 4, 8) if shrink <= max(ratio, 1)))
         except ImageError as error:
             raise UserError(f"{path}: {error}; it could be read when the data set was scanned") from error
         height, width = self.shapes[index].tolist()
         if image.shape[:2] == (height, width):
             return image
-        enlarge = max(image.shape[:2]) < self.image_size
-        method = cv2.INTER_LINEAR if enlarge else self._interpolation
+        by_area = not self._training and max(image.shape[:2]) > self.image_size
+        method = cv2.INTER_AREA if by_area else cv2.INTER_LINEAR
         return np.asarray(cv2.resize(image, (width, height), interpolation=method), np.uint8)
 
     def _fill_memory(self) -> None:
@@ -141,7 +143,7 @@ class DetectionDataset:
             status = os.stat(path)
         except OSError as error:
             raise UserError(f"{path}: {error.strerror}; it could be read when the data set was scanned") from error
-        state = f"{path}\0{status.st_size} {status.st_mtime_ns} {self.image_size} {self._interpolation}"
+        state = f"{path}\0{status.st_size} {status.st_mtime_ns} {self.image_size} {self._training}"
         key = hashlib.sha256(state.encode("utf-8", "surrogateescape")).hexdigest()
         return self._folder / key[:2] / f"{key[2:34]}.npy"
 

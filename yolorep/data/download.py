@@ -1,8 +1,190 @@
+"""Fetching data sets: only when asked, checked against a SHA-256, unpacked without leaving the target folder."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import stat
+import tarfile
+import tempfile
+import urllib.error
+import urllib.request
+import zipfile
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import IO, Any, cast
+
+from yolorep.console import progress, say
+from yolorep.errors import UserError, suggest
+from yolorep.files import atomic_write
+
+_KEYS = ("url", "sha256", "to")
+_SCHEMES = ("https://", "http://", "file://")
+_CHUNK = 1 << 20
+_TIMEOUT = 30.0
+
+
 @dataclass(frozen=True)
 class Download:
+    """One file to fetch.
+
+    Attributes:
+        url: where it is.
+        sha256: of the file, 64 hexadecimal digits.
+        to: folder for the content of a zip or tar archive, or the name of any other file, relative to the data set.
+    """
+
     url: str
     sha256: str
     to: str
-def parse_downloads(value, faults): return []
-def download_all(items, root): pass
+
+
+def parse_downloads(value: Any, faults: list[str]) -> list[Download]:
+    """Checks the ``download`` list of a data YAML; what is wrong is appended to ``faults``."""
+    if not isinstance(value, list):
+        faults.append(f"download: expected a list of {{url, sha256, to}}, found {str(value)[:80]}")
+        return []
+    known = len(faults)
+    for number, item in enumerate(value):
+        where = f"download.{number}"
+        if not isinstance(item, dict):
+            faults.append(f"{where}: expected {{url, sha256, to}}, found {str(item)[:80]}")
+            continue
+        faults += [f"{where}.{key}: unknown key{suggest(str(key), _KEYS)}" for key in item if key not in _KEYS]
+        if not str(item.get("url", "")).startswith(_SCHEMES):
+            faults.append(f"{where}.url: expected an address with {' or '.join(_SCHEMES)}, found {item.get('url')!r}")
+        # Digits only would be read as a number by YAML, hence str().
+        if not re.fullmatch(r"[0-9a-fA-F]{64}", str(item.get("sha256", ""))):
+            faults.append(f"{where}.sha256: expected 64 hexadecimal digits, found {item.get('sha256')!r}")
+        to = item.get("to")
+        if not isinstance(to, str) or not _stays_inside(to):
+            faults.append(f"{where}.to: expected a path inside the data set, found {to!r}")
+    if len(faults) > known:
+        return []
+    return [Download(item["url"], str(item["sha256"]).lower(), item["to"]) for item in value]
+
+
+def download_all(downloads: list[Download], root: Path) -> None:
+    """Fetches files into ``root``. Each is checked before anything of it appears there.
+
+    Raises:
+        UserError: if a file cannot be fetched, does not have its checksum or is an archive that is not safe.
+    """
+    for item in downloads:
+        target = root / item.to
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=root, prefix=".download-") as scratch:
+                file = Path(scratch) / "file"
+                _fetch(item, file)
+                _install(item, file, target, Path(scratch))
+        except OSError as error:
+            raise UserError(f"{target}: cannot be written ({error.strerror or error})") from error
+        say(f"downloaded {item.url} to {target}")
+
+
+def _fetch(item: Download, file: Path) -> None:
+    digest = hashlib.sha256()
+    try:
+        with urllib.request.urlopen(item.url, timeout=_TIMEOUT) as response, file.open("wb") as out:
+            length = response.headers.get("Content-Length")
+            total = -(-int(length) // _CHUNK) if length else None
+            for chunk in progress(_chunks(response), total=total, desc=f"downloading {item.url}", unit="MiB"):
+                digest.update(chunk)
+                out.write(chunk)
+    except (urllib.error.URLError, TimeoutError, ConnectionError, ValueError) as error:
+        raise UserError(f"{item.url}: cannot be downloaded ({getattr(error, 'reason', error)})") from error
+    if digest.hexdigest() != item.sha256:
+        raise UserError(
+            f"{item.url}: expected a file with sha256 {item.sha256}, found {digest.hexdigest()} "
+            f"({file.stat().st_size} bytes); nothing was kept"
+        )
+
+
+def _chunks(stream: IO[bytes]) -> Iterator[bytes]:
+    while chunk := stream.read(_CHUNK):
+        yield chunk
+
+
+def _install(item: Download, file: Path, target: Path, scratch: Path) -> None:
+    if not (zipfile.is_zipfile(file) or tarfile.is_tarfile(file)):
+        with atomic_write(target) as temporary:
+            shutil.copyfile(file, temporary)
+        return
+    unpacked = scratch / "unpacked"
+    unpacked.mkdir()
+    try:
+        if zipfile.is_zipfile(file):
+            _unpack_zip(file, unpacked)
+        else:
+            _unpack_tar(file, unpacked)
+    except (zipfile.BadZipFile, tarfile.TarError, EOFError, NotImplementedError, RuntimeError) as error:
+        raise UserError(f"{item.url}: expected a complete zip or tar archive, found one that does not unpack ({error})") from error
+    except _UnsafeMember as error:
+        raise UserError(f"{item.url}: refused: {error}; nothing was unpacked") from error
+    _merge(unpacked, target)
+
+
+class _UnsafeMember(Exception):
+    """An archive member that would be written outside its folder, or is no plain file."""
+
+
+def _stays_inside(name: str) -> bool:
+    """Whether a relative path stays below its folder on every system."""
+    for path in (PurePosixPath(name), PureWindowsPath(name)):
+        if path.is_absolute() or path.drive or ".." in path.parts or "\0" in name:
+            return False
+    return bool(name)
+
+
+def _check_member(name: str, *, plain: bool) -> None:
+    if not _stays_inside(name):
+        raise _UnsafeMember(f"member '{name}' would be written outside the target folder")
+    if not plain:
+        # Data sets need neither links nor devices; a link could redirect a later member.
+        raise _UnsafeMember(f"member '{name}' is a link or special file")
+
+
+def _unpack_zip(file: Path, folder: Path) -> None:
+    with zipfile.ZipFile(file) as archive:
+        for member in archive.infolist():
+            kind = stat.S_IFMT(member.external_attr >> 16)
+            _check_member(member.filename, plain=kind in (0, stat.S_IFREG, stat.S_IFDIR))
+        for member in progress(archive.infolist(), desc=f"unpacking into {folder.parent.parent}", unit="files"):
+            if not member.is_dir():
+                with archive.open(member) as source:
+                    _write(source, folder / member.filename)
+
+
+def _unpack_tar(file: Path, folder: Path) -> None:
+    with tarfile.open(file) as archive:
+        members = archive.getmembers()
+        for member in members:
+            _check_member(member.name, plain=member.isfile() or member.isdir())
+        for member in progress(members, desc=f"unpacking into {folder.parent.parent}", unit="files"):
+            if member.isfile():
+                with cast("IO[bytes]", archive.extractfile(member)) as source:
+                    _write(source, folder / member.name)
+
+
+def _write(source: IO[bytes], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as out:
+        shutil.copyfileobj(source, out, _CHUNK)
+
+
+def _merge(unpacked: Path, target: Path) -> None:
+    """Moves a tree into place: in one step if there is nothing yet, file by file into an existing folder."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if not target.exists():
+        unpacked.rename(target)
+        return
+    for parent, folders, names in os.walk(unpacked):
+        place = target / os.path.relpath(parent, unpacked)
+        for name in folders:
+            (place / name).mkdir(exist_ok=True)
+        for name in names:
+            os.replace(os.path.join(parent, name), place / name)

@@ -47,8 +47,6 @@ def detect(options: DetectOptions) -> Path | None:
     Raises:
         UserError: if an option is wrong, or not one input could be read.
     """
-    if not options.weights:
-        raise UserError("--weights is missing: expected a checkpoint (.pt) or an exported file (.onnx, .torchscript)")
     if not options.source:
         raise UserError(
             "--source is missing: expected an image, folder, glob pattern, list file, video, camera index or URL, "

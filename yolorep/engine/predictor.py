@@ -123,9 +123,7 @@ class Predictor:
         self.image_size = max(backend.image_size) if backend.image_size else round_up(image_size, backend.stride)
         #: Says what fixed the size, to people.
         self.why_image_size = (
-            "the size it was exported for"
-            if backend.image_size
-            else f"a multiple of the largest stride {backend.stride}"
+            "which it was exported for" if backend.image_size else f"a multiple of the stride {backend.stride}"
         )
         self.timing = Timing()
 

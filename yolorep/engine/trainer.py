@@ -77,11 +77,13 @@ class Progress:
         epochs_done: Epochs finished.
         best_fitness: Highest AP so far; None before the first evaluation.
         best_epoch: The epoch it was found in.
+        finished: No epoch follows.
     """
 
     epochs_done: int = 0
     best_fitness: float | None = None
     best_epoch: int = 0
+    finished: bool = False
 
 
 @dataclass(frozen=True)
@@ -156,11 +158,10 @@ class Trainer:
         Raises:
             NonFiniteLoss: if a loss term is not finite.
         """
-        stopped = False
-        while self.progress.epochs_done < self.schedule.epochs and not stopped:
+        while not self.progress.finished:
             result = self._epoch(self.progress.epochs_done)
-            stopped = result.final
             self.progress.epochs_done += 1
+            self.progress.finished = result.final
             for callback in self.callbacks:
                 callback.on_epoch(self, result)
         for callback in self.callbacks:
@@ -204,7 +205,7 @@ class Trainer:
         Returns:
             The loss terms box, obj and cls.
         """
-        images = batch.images.to(self.device, non_blocking=True).float() / 255
+        images = batch.images.to(self.device, non_blocking=True, memory_format=torch.channels_last).float() / 255
         targets = batch.targets.to(self.device, non_blocking=True)
         if self.multi_scale is not None:
             images = self.multi_scale(images, iteration)

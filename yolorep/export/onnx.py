@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -35,7 +35,6 @@ class OnnxExporter(Exporter):
         import onnx
 
         dynamic = metadata.image_size is None
-        any_size = torch.export.Dim.DYNAMIC  # unlike AUTO it raises where the network would fix the size
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about torch's own internals
             program = torch.onnx.export(
@@ -45,7 +44,7 @@ class OnnxExporter(Exporter):
                 input_names=[INPUT],
                 output_names=list(OUTPUTS),
                 opset_version=self.opset,
-                dynamic_shapes=({0: any_size, 2: any_size, 3: any_size},) if dynamic else None,
+                dynamic_shapes=(_dynamic_shape(max(metadata.strides)),) if dynamic else None,
                 verbose=False,
             )
         if program is None:
@@ -55,7 +54,7 @@ class OnnxExporter(Exporter):
         if written != self.opset:
             raise ExportError(f"--opset {self.opset}: torch can only write this model as opset {written}; pass that")
         if dynamic:
-            _name_dimensions(model)
+            _name_candidates(model)
         onnx.helper.set_model_props(model, metadata.to_strings())
         onnx.checker.check_model(model)
         onnx.save(model, str(path))
@@ -64,14 +63,14 @@ class OnnxExporter(Exporter):
         return OnnxBackend(path)
 
 
-def _name_dimensions(model: onnx.ModelProto) -> None:
-    """Replaces torch's symbols (``s77``, long formulas) by names that people reading the file understand."""
-    graph = model.graph
-    del graph.value_info[:]  # inferred shapes of intermediate values, written with the old symbols
-    for value, names in (
-        (graph.input[0], ("batch", None, "height", "width")),
-        *((output, ("batch", "candidates", None)) for output in graph.output),
-    ):
-        for dimension, name in zip(value.type.tensor_type.shape.dim, names, strict=True):
-            if name is not None:
-                dimension.dim_param = name
+def _dynamic_shape(stride: int) -> dict[int, Any]:
+    """Any batch size, height and width, the latter as multiples of the stride: only then do all features fit."""
+    batch, height, width = (torch.export.Dim(name, min=1) for name in ("batch", "height", "width"))
+    return {0: batch, 2: stride * height, 3: stride * width}
+
+
+def _name_candidates(model: onnx.ModelProto) -> None:
+    """Gives the number of candidates a name instead of torch's formula over made-up symbols."""
+    del model.graph.value_info[:]  # inferred shapes of intermediate values, written with the same symbols
+    for output in model.graph.output:
+        output.type.tensor_type.shape.dim[1].dim_param = "candidates"

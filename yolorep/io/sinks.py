@@ -99,7 +99,7 @@ class ImageSink(Sink):
         if not frame.is_video:
             suffix = Path(frame.path).suffix.lower()
             suffix = suffix if suffix in {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"} else ".jpg"
-            _write_image(self._folder / f"{self._names.of(frame.path)}{suffix}", drawn)
+            write_image(self._folder / f"{self._names.of(frame.path)}{suffix}", drawn)
 
 
 class VideoSink(Sink):
@@ -178,13 +178,20 @@ class TxtSink(Sink):
         if not len(detections):
             return
         height, width = frame.image.shape[:2]
-        low, high = detections.xyxy[:, :2], detections.xyxy[:, 2:]
-        boxes = np.concatenate(((low + high) / 2, high - low), axis=1) / np.array([width, height] * 2, np.float32)
-        lines = []
-        for class_id, box, confidence in zip(detections.class_id, boxes, detections.confidence, strict=True):
-            values = [*box, confidence] if self._save_conf else [*box]
-            lines.append(" ".join([str(class_id), *(f"{value:.6g}" for value in values)]) + "\n")
-        write_text(self._folder / f"{self._names.of_frame(frame)}.txt", "".join(lines))
+        text = yolo_text(detections, (height, width), with_confidence=self._save_conf)
+        write_text(self._folder / f"{self._names.of_frame(frame)}.txt", text)
+
+
+def yolo_text(detections: Detections, size: tuple[int, int], *, with_confidence: bool = False) -> str:
+    """Detections of an image of ``size`` (height, width) as YOLO label lines ``class cx cy w h [confidence]``."""
+    height, width = size
+    low, high = detections.xyxy[:, :2], detections.xyxy[:, 2:]
+    boxes = np.concatenate(((low + high) / 2, high - low), axis=1) / np.array([width, height] * 2, np.float32)
+    lines = []
+    for class_id, box, confidence in zip(detections.class_id, boxes, detections.confidence, strict=True):
+        values = [*box, confidence] if with_confidence else [*box]
+        lines.append(" ".join([str(class_id), *(f"{value:.6g}" for value in values)]) + "\n")
+    return "".join(lines)
 
 
 class CsvSink(Sink):
@@ -263,7 +270,7 @@ class CropSink(Sink):
             if crop.size:
                 # Names come from the weights file: they must not lead out of the folder.
                 label = re.sub(r"[^\w\- ]", "_", class_name(self._class_names, class_id)).strip() or str(class_id)
-                _write_image(self._folder / f"{self._crops.claim(f'{label}/{name}')}.jpg", crop)
+                write_image(self._folder / f"{self._crops.claim(f'{label}/{name}')}.jpg", crop)
 
 
 class ViewSink(Sink):
@@ -308,7 +315,12 @@ def class_name(names: Sequence[str], class_id: int) -> str:
     return names[class_id] if 0 <= class_id < len(names) else str(class_id)
 
 
-def _write_image(path: Path, image: Image) -> None:
+def write_image(path: Path, image: Image) -> None:
+    """Writes a BGR image atomically, in the format of the path's suffix.
+
+    Raises:
+        UserError: if the folder or the format cannot be written.
+    """
     done, data = cv2.imencode(path.suffix, image)
     if not done:
         raise UserError(f"{path}: OpenCV cannot write an image of shape {image.shape} in this format")

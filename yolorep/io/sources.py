@@ -89,13 +89,25 @@ def _read(entries: list[str | Unreadable], vid_stride: int) -> Iterator[Frame | 
     for entry in entries:
         if isinstance(entry, Unreadable):
             yield entry
-        elif _is_stream(entry) or _suffix(entry) in VIDEO_SUFFIXES:
-            yield from _read_video(entry, vid_stride)
+        elif _suffix(entry) in IMAGE_SUFFIXES:
+            yield _read_image(entry)
         else:
-            try:
-                yield Frame(read_image(Path(entry)), entry, 0, 1, None, is_video=False)
-            except ImageError as error:
-                yield Unreadable(entry, str(error))
+            yield from _read_video(entry, vid_stride)
+
+
+def _read_image(entry: str) -> Frame | Unreadable:
+    if _is_stream(entry):
+        capture = cv2.VideoCapture(entry)
+        found, image = capture.read()
+        capture.release()
+        if not found:
+            return Unreadable(entry, "OpenCV cannot read an image from this URL")
+    else:
+        try:
+            image = read_image(entry)
+        except ImageError as error:
+            return Unreadable(entry, str(error))
+    return Frame(image, entry, 0, 1, None, is_video=False)
 
 
 def _read_video(entry: str, vid_stride: int) -> Iterator[Frame | Unreadable]:
@@ -110,23 +122,20 @@ def _read_video(entry: str, vid_stride: int) -> Iterator[Frame | Unreadable]:
         count = int(max(capture.get(cv2.CAP_PROP_FRAME_COUNT), 0))
         rate = capture.get(cv2.CAP_PROP_FPS)
         fps = rate / vid_stride if 0 < rate < math.inf else None
-        still = _suffix(entry) in IMAGE_SUFFIXES  # the URL of a picture
-        total = 1 if still else math.ceil(count / vid_stride) if count else None
+        total = math.ceil(count / vid_stride) if count else None
         index = 0
         while capture.grab():
             if index % vid_stride == 0:
                 found, image = capture.retrieve()
                 if not found:
                     break
-                yield Frame(image, entry, index, total, None if still else fps, is_video=not still)
+                yield Frame(image, entry, index, total, fps, is_video=True)
             index += 1
-            if still:
-                break
         if index == 0:
             yield Unreadable(entry, f"not one frame of this {_what(entry)} can be decoded")
-        elif not still and _is_stream(entry) and not count:
+        elif _is_stream(entry) and not count:
             yield Unreadable(entry, f"the stream ended after {index} frames")
-        elif not still and index < count - max(2, count // 50):  # containers may be off by a frame or two
+        elif index < count - max(2, count // 50):  # containers may be off by a frame or two
             yield Unreadable(entry, f"only the first {index} of {count} frames can be decoded")
     finally:
         capture.release()

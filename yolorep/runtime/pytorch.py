@@ -44,5 +44,8 @@ class TorchBackend(Backend):
     @torch.inference_mode()
     def _run(self, images: Tensor) -> Decoded:
         inputs = images.to(self._device, non_blocking=True).to(self._dtype) / 255
-        decoded = self._model.decode(self._model(inputs).float())
-        return Decoded(decoded.boxes.cpu(), decoded.scores.cpu())
+        raw = self._model(inputs)
+        if self._dtype == torch.float16:  # whose spacing at 640 pixels is half a pixel
+            raw = raw._replace(levels=[level.float() for level in raw.levels])
+        boxes, scores = self._model.decode(raw)
+        return Decoded(boxes.to("cpu", torch.float32), scores.to("cpu", torch.float32))

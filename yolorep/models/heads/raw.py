@@ -17,3 +17,8 @@ class Raw(NamedTuple):
 
     levels: list[Tensor]
     one2one: list[Tensor] | None = None
+
+    def float(self) -> Raw:
+        """The maps in float32, which losses and decoding are computed in."""
+        one2one = None if self.one2one is None else [level.float() for level in self.one2one]
+        return Raw([level.float() for level in self.levels], one2one)

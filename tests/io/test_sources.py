@@ -1,0 +1,220 @@
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from tests.io.media import make_image, write_image, write_video
+from yolorep.errors import UserError
+from yolorep.io import sources
+from yolorep.io.sources import Frame, Unreadable, open_source
+
+
+@pytest.fixture
+def media(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of images, a video and other files, being the working directory."""
+    for name in ("b.jpg", "a.PNG", "c.bmp", "sub/d.jpg"):
+        write_image(tmp_path / "media" / name)
+    write_video(tmp_path / "media" / "clip.mp4", 5)
+    (tmp_path / "media" / "notes.md").write_text("no picture")
+    (tmp_path / "media" / "folder.jpg").mkdir()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "media"
+
+
+def names(source: str | Path) -> list[str]:
+    """File names of the inputs in order, one for a video."""
+    return list(dict.fromkeys(os.path.basename(item.path) for item in open_source(source)))
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("media/b.jpg", ["b.jpg"]),
+        ("media/clip.mp4", ["clip.mp4"]),
+        ("media", ["a.PNG", "b.jpg", "c.bmp", "clip.mp4"]),
+        ("media/", ["a.PNG", "b.jpg", "c.bmp", "clip.mp4"]),
+        ("media/*.jpg", ["b.jpg"]),
+        ("media/[ab].*", ["a.PNG", "b.jpg"]),
+        ("media/**/*.jpg", ["b.jpg", "d.jpg"]),
+    ],
+)
+def test_names_inputs(media: Path, source: str, expected: list[str]) -> None:
+    assert names(source) == expected
+
+
+def test_existing_path_wins_over_pattern(tmp_path: Path) -> None:
+    write_image(tmp_path / "a[1]" / "x.jpg")
+    assert names(tmp_path / "a[1]") == ["x.jpg"]
+
+
+@pytest.mark.parametrize("suffix", [".txt", ".streams"])
+def test_list_file(media: Path, suffix: str) -> None:
+    list_file = media / f"list{suffix}"
+    lines = ["# two of them", "b.jpg", "", "media/c.bmp", str(media / "a.PNG"), "b.jpg", "gone.jpg", "notes.md"]
+    list_file.write_text("\n".join(lines))
+    items = list(open_source(list_file))
+    assert [os.path.basename(item.path) for item in items if isinstance(item, Frame)] == ["b.jpg", "c.bmp", "a.PNG"]
+    missing, other = (item for item in items if isinstance(item, Unreadable))
+    assert missing.path == "gone.jpg" and "neither beside it nor in the working directory" in missing.reason
+    assert other.path == "notes.md" and "neither an image nor a video" in other.reason
+
+
+def test_frame_of_image(media: Path) -> None:
+    (frame,) = open_source(media / "c.bmp")
+    assert isinstance(frame, Frame)
+    np.testing.assert_array_equal(frame.image, make_image())
+    assert (frame.path, frame.index, frame.total, frame.fps) == (str(media / "c.bmp"), 0, 1, None)
+    assert not frame.is_video
+
+
+@pytest.mark.parametrize(
+    ("stride", "indices", "fps"),
+    [(1, [0, 1, 2, 3, 4, 5, 6], 30.0), (2, [0, 2, 4, 6], 15.0), (3, [0, 3, 6], 10.0), (100, [0], 0.3)],
+)
+def test_video_frames(tmp_path: Path, stride: int, indices: list[int], fps: float) -> None:
+    path = write_video(tmp_path / "clip.mp4", 7, fps=30.0)
+    frames = list(open_source(path, vid_stride=stride))
+    assert all(isinstance(frame, Frame) and frame.is_video for frame in frames)
+    assert [frame.index for frame in frames] == indices
+    assert {frame.total for frame in frames} == {len(indices)}
+    assert frames[0].fps == pytest.approx(fps)
+
+
+def test_unreadable_inputs_do_not_stop(tmp_path: Path) -> None:
+    whole = write_image(tmp_path / "a.jpg").read_bytes()
+    (tmp_path / "b.jpg").write_bytes(b"")
+    (tmp_path / "c.jpg").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "d.jpg").write_text("no picture")
+    (tmp_path / "e.mp4").write_bytes(b"")
+    (tmp_path / "f.mp4").write_bytes(b"no video" * 100)
+    write_image(tmp_path / "z.jpg")
+    items = list(open_source(tmp_path))
+    assert [os.path.basename(item.path) for item in items] == ["a.jpg", "b.jpg", "c.jpg", "d.jpg", "e.mp4", "f.mp4", "z.jpg"]
+    assert [isinstance(item, Frame) for item in items] == [True] + [False] * 5 + [True]
+    reasons = [item.reason for item in items if isinstance(item, Unreadable)]
+    assert "empty" in reasons[0] and "truncated" in reasons[1] and "empty" in reasons[3] and "video" in reasons[4]
+
+
+def test_rest_of_video_is_reported(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "clip.avi", 40, codec="MJPG")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    items = list(open_source(path))
+    frames = [item for item in items if isinstance(item, Frame)]
+    assert 5 < len(frames) < 35
+    assert isinstance(items[-1], Unreadable)
+    assert items[-1].reason == f"only the first {len(frames)} of 40 frames can be decoded"
+
+
+@pytest.mark.parametrize(
+    ("source", "parts"),
+    [
+        ("media/bb.jpg", ["'media/bb.jpg' was not found", "/media/bb.jpg does not exist", "did you mean 'b.jpg'"]),
+        ("medi/b.jpg", ["'.' holds no 'medi'", "did you mean 'media'"]),
+        ("media/*.gif", ["glob pattern (matches nothing)"]),
+        ("htp://host/a.jpg", ["'htp' is none of http https"]),
+        ("media/notes.md", ["media/notes.md", "suffix '.md'", ".jpg", ".mp4", ".txt"]),
+        ("media/*.md", ["pattern 'media/*.md'", "expected images", "1 other"]),
+        ("media/folder.jpg", ["folder 'media/folder.jpg'", "found it empty"]),
+        ("x" * 5000, ["was not found"]),
+    ],
+)
+def test_wrong_source(media: Path, source: str, parts: list[str]) -> None:
+    with pytest.raises(UserError) as caught:  # at the call, not at the first frame
+        open_source(source)
+    message = str(caught.value)
+    assert "\n" not in message
+    for part in parts:
+        assert part in message
+
+
+def test_wrong_source_names_everything_tried(media: Path) -> None:
+    with pytest.raises(UserError, match=r"file or folder .*, glob pattern .*, camera index .*, URL "):
+        open_source("nothing")
+
+
+@pytest.mark.parametrize("content", [b"", b"# only a comment\n", b"\xff\xfe\x00\x80"])
+def test_wrong_list_file(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "list.txt").write_bytes(content)
+    with pytest.raises(UserError, match=r"list\.txt: expected"):
+        open_source(tmp_path / "list.txt")
+
+
+def test_wrong_stride(media: Path) -> None:
+    with pytest.raises(UserError, match="--vid-stride 0: expected 1 or more"):
+        open_source(media, vid_stride=0)
+
+
+class FakeCamera:
+    """A live stream of three frames."""
+
+    opened: list[object] = []
+
+    def __init__(self, source: object) -> None:
+        self.opened.append(source)
+        self.left = 3
+
+    def isOpened(self) -> bool:  # noqa: N802
+        return True
+
+    def get(self, prop: int) -> float:
+        return -1.0 if prop == cv2.CAP_PROP_FRAME_COUNT else 0.0
+
+    def grab(self) -> bool:
+        self.left -= 1
+        return self.left >= 0
+
+    def retrieve(self) -> tuple[bool, np.ndarray]:
+        return True, make_image()
+
+    def release(self) -> None:
+        self.opened.append("released")
+
+
+@pytest.mark.parametrize(("source", "opened"), [("0", 0), ("rtsp://host/stream", "rtsp://host/stream")])
+def test_live_streams(monkeypatch: pytest.MonkeyPatch, source: str, opened: object) -> None:
+    monkeypatch.setattr(FakeCamera, "opened", [])
+    monkeypatch.setattr(sources.cv2, "VideoCapture", FakeCamera)
+    *frames, end = open_source(source)
+    assert FakeCamera.opened == [opened, "released"]
+    assert [(frame.path, frame.index, frame.total, frame.fps) for frame in frames] == [
+        (source, i, None, None) for i in range(3)
+    ]
+    assert end == Unreadable(source, "the stream ended after 3 frames")
+
+
+def test_leaving_early_releases_the_capture(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FakeCamera, "opened", [])
+    monkeypatch.setattr(sources.cv2, "VideoCapture", FakeCamera)
+    frames = open_source("0")
+    next(frames)
+    frames.close()
+    assert FakeCamera.opened == [0, "released"]
+
+
+@pytest.fixture
+def server(media: Path) -> Iterator[str]:
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(media))) as httpd:
+        threading.Thread(target=httpd.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{httpd.server_port}"
+        httpd.shutdown()
+
+
+def test_urls(server: str) -> None:
+    (image,) = open_source(f"{server}/b.jpg?size=big")
+    assert isinstance(image, Frame) and not image.is_video and image.image.shape == (96, 128, 3)
+    clip = list(open_source(f"{server}/clip.mp4"))
+    assert len(clip) == 5 and all(isinstance(frame, Frame) and frame.is_video for frame in clip)
+    (gone,) = open_source(f"{server}/gone.mp4")
+    assert isinstance(gone, Unreadable)

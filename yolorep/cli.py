@@ -1,0 +1,189 @@
+"""The command line. Flags come from ``options``; the heavy imports wait until a command runs."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import types
+import typing
+from collections.abc import Sequence
+from dataclasses import MISSING, fields
+from importlib import import_module
+from typing import Any, NoReturn
+
+from yolorep import __version__
+from yolorep.errors import FuseError, UserError, suggest
+from yolorep.options import (
+    DetectOptions,
+    ExportOptions,
+    FuseOptions,
+    InfoOptions,
+    TrainOptions,
+    ValOptions,
+)
+
+#: Command to its options and the function (module:name) that runs it.
+COMMANDS: dict[str, tuple[type[Any], str]] = {
+    "train": (TrainOptions, "yolorep.engine.train:train"),
+    "val": (ValOptions, "yolorep.engine.val:val"),
+    "detect": (DetectOptions, "yolorep.engine.detect:detect"),
+    "export": (ExportOptions, "yolorep.export.command:export"),
+    "fuse": (FuseOptions, "yolorep.engine.inspect:fuse_command"),
+    "info": (InfoOptions, "yolorep.engine.inspect:info_command"),
+}
+
+#: YOLOv5's flags that are not offered, and what to do instead.
+REPLACED = {
+    "--evolve": "try values in a copy of cfg/hyp/scratch-low.yaml and pass it with --hyp",
+    "--image-weights": "leave it out; every image is drawn once an epoch",
+    "--quad": "leave it out, or lower --batch-size",
+    "--noplots": "leave it out; plots are drawn once, at the end",
+    "--bucket": "copy the run folder yourself; nothing is uploaded",
+    "--upload-dataset": "leave it out; nothing is uploaded",
+    "--upload_dataset": "leave it out; nothing is uploaded",
+    "--entity": "leave it out; TensorBoard logs are written when it is installed",
+    "--bbox-interval": "leave it out; TensorBoard logs are written when it is installed",
+    "--bbox_interval": "leave it out; TensorBoard logs are written when it is installed",
+    "--artifact-alias": "leave it out; TensorBoard logs are written when it is installed",
+    "--artifact_alias": "leave it out; TensorBoard logs are written when it is installed",
+    "--ndjson-console": "read results.csv in the run folder",
+    "--ndjson-file": "read results.csv in the run folder",
+    "--local_rank": "leave it out; training uses one process",
+    "--local-rank": "leave it out; training uses one process",
+    "--save-hybrid": "use --save-txt; labels mixed into predictions would inflate the AP",
+    "--dnn": "leave it out; .onnx files run in onnxruntime",
+    "--visualize": "use yolorep info --profile for the layers, or a forward hook for their features",
+    "--update": "leave it out; every file is read as it is",
+    "--save-format": "leave it out; --save-csv and --save-json write pixels, --save-txt shares of the image",
+    "--inplace": "leave it out; heads never write into their inputs",
+    "--keras": "use --include onnx",
+    "--optimize": "use --include torchscript",
+    "--int8": "leave it out; files are float32",
+    "--per-tensor": "leave it out; files are float32",
+    "--simplify": "leave it out; ONNX files are simplified when onnxslim is installed",
+    "--mlmodel": "use --include onnx",
+    "--cache-dir": "set the environment variable YOLOREP_CACHE",
+    "--verbose": "use yolorep val --verbose",
+    "--workspace": "use --include onnx",
+    "--nms": "leave it out; NMS runs after the file",
+    "--agnostic-nms": "use detect.py --agnostic-nms",
+    "--topk-per-class": "leave it out; NMS runs after the file",
+    "--topk-all": "leave it out; NMS runs after the file",
+    "--iou-thres": "leave it out; NMS runs after the file",
+    "--conf-thres": "leave it out; NMS runs after the file",
+    "--half": "leave it out; a GPU run of the file may convert it",
+    "--train": "leave it out; the evaluation form is exported",
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    """Reports errors in one line, through UserError."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{self.prog}: {message}; see {self.prog} --help")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command.
+
+    Args:
+        argv: command and flags; ``sys.argv`` by default.
+
+    Returns:
+        The exit code: 0 done, 2 the user's input is wrong, 130 interrupted, 1 anything else.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        run(argv)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as error:
+        print(f"interrupted{': ' if str(error) else ''}{error}", file=sys.stderr)
+        return 130
+    except (FuseError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def run(argv: Sequence[str]) -> Any:
+    """Parses ``argv`` and runs the command; raises instead of exiting, except for ``--help``."""
+    parser = _parser()
+    if not argv:
+        parser.print_help()
+        return None
+    if not argv[0].startswith("-") and argv[0] not in COMMANDS:
+        raise UserError(
+            f"yolorep: unknown command {argv[0]!r}{suggest(argv[0], COMMANDS)}; expected one of {', '.join(COMMANDS)}"
+        )
+    namespace, unknown = parser.parse_known_args(argv)
+    options, target = COMMANDS[namespace.command]
+    if unknown:
+        raise UserError(_unknown(namespace.command, unknown[0], _flags(options)))
+    values = {field.name: getattr(namespace, field.name) for field in fields(options)}
+    module, _, function = target.partition(":")
+    return getattr(import_module(module), function)(options(**values))
+
+
+def _parser() -> _Parser:
+    parser = _Parser(prog="yolorep", description="Reparameterizable YOLO-style object detection.", allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"yolorep {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="command", required=True)
+    for name, (options, _) in COMMANDS.items():
+        help_text = (options.__doc__ or "").strip().splitlines()[0]
+        command = commands.add_parser(
+            name,
+            help=help_text,
+            description=help_text,
+            allow_abbrev=False,
+            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        )
+        types_of = typing.get_type_hints(options)
+        for field in fields(options):
+            _add_flag(command, field, types_of[field.name])
+    return parser
+
+
+def _add_flag(command: argparse.ArgumentParser, field: Any, hint: Any) -> None:
+    meta = field.metadata
+    default = field.default if field.default is not MISSING else None
+    flags = [f"--{field.name.replace('_', '-')}", *meta["flags"]]
+    if "_" in field.name:
+        flags.append(f"--{field.name}")
+    kwargs: dict[str, Any] = {"dest": field.name, "default": default, "help": meta["help"].replace("%", "%%")}
+    kinds = [kind for kind in (typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,))]
+    kind = next(kind for kind in kinds if kind is not type(None))
+    if default is None or default == "" or kind is bool:
+        kwargs["help"] += " "  # no "(default: None)" behind it
+    if kind is bool:
+        command.add_argument(*flags, action="store_true", **kwargs)
+        return
+    if typing.get_origin(kind) is list:
+        kwargs["nargs"] = "+"
+        kind = typing.get_args(kind)[0]
+        if kind is int:
+            kind = _whole_number
+    if meta["const"] is not None:
+        kwargs |= {"nargs": "?", "const": meta["const"]}
+    if meta["choices"]:
+        kwargs["choices"] = meta["choices"]
+    kwargs.setdefault("metavar", field.name.rpartition("_")[2].upper() if not meta["choices"] else None)
+    command.add_argument(*flags, type=kind, **kwargs)
+
+
+def _whole_number(text: str) -> int:
+    return int(text)
+
+
+def _flags(options: type[Any]) -> list[str]:
+    return [f"--{field.name.replace('_', '-')}" for field in fields(options)]
+
+
+def _unknown(command: str, flag: str, known: Sequence[str]) -> str:
+    name = flag.partition("=")[0]
+    if name in REPLACED:
+        return f"{command}: {name} of YOLOv5 is not offered: {REPLACED[name]}"
+    if not flag.startswith("-"):
+        return f"{command}: expected flags, found {flag!r}; see yolorep {command} --help"
+    return f"{command}: unknown flag {name}{suggest(name, known)}; see yolorep {command} --help"

@@ -1,0 +1,223 @@
+"""Checkpoints: tensors and plain values in one file, never a pickled class."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from yolorep.engine.yolov5_pt import read_yolov5
+from yolorep.errors import UserError
+from yolorep.files import atomic_write
+from yolorep.models.detector import Detector, build_model
+from yolorep.models.parser import parse_config
+from yolorep.nn.conv import Conv, ConvBN
+from yolorep.nn.reparam import fuse
+
+FORMAT = "yolorep-1"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint file holds.
+
+    Attributes:
+        path: the file.
+        model_config: the model file as plain values, parts read in.
+        names: class names.
+        state_dict: weights while training.
+        ema: averaged weights, which are the ones to use; None where the weights themselves are.
+        bn: name of every BatchNorm whose (eps, momentum) are not its class's.
+        fused: weights of the fused form, which cannot be trained.
+        training: optimizer, progress, options and so on, of an unfinished run; empty otherwise.
+        data: the dataset YAML it was trained on, as it was given; empty if unknown.
+    """
+
+    path: Path
+    model_config: dict[str, Any]
+    names: tuple[str, ...]
+    state_dict: dict[str, Tensor]
+    ema: dict[str, Tensor] | None = None
+    bn: dict[str, tuple[float, float]] = field(default_factory=dict)
+    fused: bool = False
+    training: dict[str, Any] = field(default_factory=dict)
+    data: str = ""
+
+    def build(self, *, use_ema: bool = True) -> Detector:
+        """Builds the model and loads its weights, all of them.
+
+        Args:
+            use_ema: the averaged weights where there are any.
+
+        Returns:
+            A float32 model in eval mode.
+
+        Raises:
+            UserError: if the weights do not fit the model.
+        """
+        config = parse_config(self.model_config, source=f"{self.path} (model_config)")
+        model = build_model(config, names=self.names).eval()
+        set_bn_values(model, self.bn)
+        if self.fused:
+            model = fuse(model)[0]
+        weights = self.ema if use_ema and self.ema is not None else self.state_dict
+        load_strictly(model, weights, source=str(self.path))
+        return model.float()
+
+
+def save_checkpoint(
+    path: Path,
+    model: Detector,
+    *,
+    ema: nn.Module | None = None,
+    training: Mapping[str, Any] | None = None,
+    data: str = "",
+    fused: bool = False,
+) -> None:
+    """Writes a checkpoint: to a temporary file, synced, renamed. An older file survives any failure.
+
+    Args:
+        path: where to.
+        model: gives weights, config, names and BatchNorm values.
+        ema: averaged weights.
+        training: plain values and tensors that a run needs to go on.
+        data: the dataset YAML, as it was given.
+        fused: the model is fused.
+
+    Raises:
+        OSError: if the disk is full or the folder cannot be written.
+    """
+    content = {
+        "format": FORMAT,
+        "model_config": model.config.to_dict(),
+        "names": list(model.names),
+        "bn": {} if fused else bn_values(model),
+        "state_dict": model.state_dict(),
+        "ema": None if ema is None else ema.state_dict(),
+        "fused": fused,
+        "training": dict(training or {}),
+        "data": data,
+    }
+    try:
+        with atomic_write(path) as temporary, temporary.open("wb") as file:
+            torch.save(content, file)
+    except RuntimeError as error:  # how torch tells that a write failed
+        raise OSError(f"{path}: could not be written, probably a full disk; the previous file is kept") from error
+
+
+def load_checkpoint(path: str | Path) -> Checkpoint:
+    """Reads our checkpoints and YOLOv5's; nothing in the file is run.
+
+    Raises:
+        UserError: one line, if the file is missing, damaged, or of another kind.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; expected weights (.pt)")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, KeyError):
+        return _from_yolov5(path)
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        found = content.get("format", "another") if isinstance(content, dict) else type(content).__name__
+        raise UserError(f"{path}: expected a checkpoint of format {FORMAT!r}, found {found!r}")
+    missing = {"model_config", "names", "state_dict"} - content.keys()
+    if missing:
+        raise UserError(f"{path}: a damaged checkpoint, {', '.join(sorted(missing))} missing")
+    return Checkpoint(
+        path=path,
+        model_config=content["model_config"],
+        names=tuple(content["names"]),
+        state_dict=content["state_dict"],
+        ema=content.get("ema"),
+        bn=content.get("bn", {}),
+        fused=content.get("fused", False),
+        training=content.get("training", {}),
+        data=content.get("data", ""),
+    )
+
+
+def load_strictly(model: nn.Module, weights: Mapping[str, Tensor], *, source: str) -> None:
+    """Loads weights whose names and shapes must all match.
+
+    Raises:
+        UserError: counting and naming what is missing, unexpected and of another shape.
+    """
+    own = model.state_dict()
+    missing = [name for name in own if name not in weights]
+    unexpected = [name for name in weights if name not in own]
+    differing = [name for name in own if name in weights and own[name].shape != weights[name].shape]
+    if missing or unexpected or differing:
+        faults = [
+            f"{len(names)} {what} ({names[0]}{', …' if len(names) > 1 else ''})"
+            for what, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", differing))
+            if names
+        ]
+        raise UserError(f"{source}: the weights do not fit the model: {', '.join(faults)} of {len(own)} tensors")
+    model.load_state_dict(dict(weights))
+
+
+def bn_values(model: Detector) -> dict[str, tuple[float, float]]:
+    """(eps, momentum) of every BatchNorm where they differ from what building the model sets."""
+    with torch.device("meta"):
+        fresh = dict(_norms(build_model(model.config)))
+    values = {}
+    for name, norm in _norms(model):
+        momentum = norm.momentum if norm.momentum is not None else 0.0
+        if name in fresh and (norm.eps, norm.momentum) != (fresh[name].eps, fresh[name].momentum):
+            values[name] = (norm.eps, momentum)
+    return values
+
+
+def set_bn_values(model: nn.Module, values: Mapping[str, tuple[float, float]]) -> None:
+    """Gives the BatchNorms named their (eps, momentum)."""
+    norms = dict(_norms(model))
+    for name, (eps, momentum) in values.items():
+        if name in norms:
+            norms[name].eps, norms[name].momentum = eps, momentum
+
+
+def yolov5_names(model: nn.Module) -> dict[str, str]:
+    """Our name of every tensor to YOLOv5's.
+
+    YOLOv5's Conv holds convolution and norm itself; ours holds them in a unit called ``conv``.
+    """
+    renamed = {}
+    units = [f"{name}." if name else "" for name, m in model.named_modules() if isinstance(m, Conv)]
+    for unit in units:
+        if isinstance(model.get_submodule(f"{unit}conv"), ConvBN):
+            renamed[f"{unit}conv.conv."] = f"{unit}conv."
+            renamed[f"{unit}conv.bn."] = f"{unit}bn."
+    names = {}
+    for name in model.state_dict():
+        unit, _, leaf = name.rpartition(".")
+        names[name] = renamed[f"{unit}."] + leaf if f"{unit}." in renamed else name
+    return names
+
+
+def _from_yolov5(path: Path) -> Checkpoint:
+    foreign = read_yolov5(path)
+    model = build_model(parse_config(foreign.config, source=str(path)), names=foreign.names)
+    ours = yolov5_names(model)
+    theirs = {name: mine for mine, name in ours.items()}
+    norms = dict(_norms(model))
+    bn = {}
+    for name, values in foreign.bn.items():
+        mine = theirs.get(f"{name}.weight", "").removesuffix(".weight")
+        if mine in norms and values != (norms[mine].eps, norms[mine].momentum):
+            bn[mine] = values
+    weights = {theirs.get(name, name): _float(tensor) for name, tensor in foreign.state_dict.items()}
+    return Checkpoint(path, model.config.to_dict(), foreign.names, weights, bn=bn)
+
+
+def _norms(model: nn.Module) -> list[tuple[str, nn.BatchNorm2d]]:
+    return [(name, module) for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)]
+
+
+def _float(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.is_floating_point() else tensor

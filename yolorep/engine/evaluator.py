@@ -1,0 +1,86 @@
+"""Running a model over a data set and scoring it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from yolorep.console import progress
+from yolorep.data.dataset import DetectionDataset
+from yolorep.data.loader import eval_loader
+from yolorep.detections import Detections
+from yolorep.metrics import CocoMetric, CocoResult
+from yolorep.ops.nms import nms
+from yolorep.runtime.base import Backend
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """An evaluation's findings.
+
+    Attributes:
+        coco: pycocotools' numbers.
+        detections: of each image of the data set, boxes in its own pixels.
+        results: the same in COCO's result form, with the data set's own ids.
+        speed: milliseconds an image waiting for images (``preprocess``), in the network and its decoding
+            (``inference``), and in ``nms``.
+    """
+
+    coco: CocoResult
+    detections: list[Detections]
+    results: list[dict[str, Any]]
+    speed: dict[str, float]
+
+
+def evaluate(
+    backend: Backend,
+    dataset: DetectionDataset,
+    *,
+    batch_size: int,
+    confidence: float = 0.001,
+    iou: float = 0.6,
+    max_detections: int = 300,
+    rect: bool = True,
+    workers: int = 0,
+    description: str = "val",
+) -> Evaluation:
+    """Evaluates with YOLOv5's settings: several classes a box, low confidence, NMS limited by count only.
+
+    Every image has its own rectangular shape, whatever batch it is in, so the result does not depend on
+    ``batch_size``.
+
+    Args:
+        backend: the model.
+        dataset: what to evaluate on.
+        batch_size: images a batch at most.
+        confidence: boxes below it are not looked at.
+        iou: NMS threshold.
+        max_detections: boxes kept an image.
+        rect: rectangular shapes; otherwise squares.
+        workers: data loading processes.
+        description: for the progress display.
+    """
+    annotations = dataset.annotations
+    metric = CocoMetric(annotations.ground_truth(), names=annotations.names, category_ids=annotations.category_ids)
+    loader = eval_loader(dataset, batch_size=batch_size, stride=backend.stride, rect=rect, workers=workers)
+    found = [Detections.empty()] * len(dataset)
+    seconds = {"preprocess": 0.0, "inference": 0.0, "nms": 0.0}
+    mark = time.perf_counter()
+    for batch in progress(loader, desc=description, unit="batch"):
+        waited = time.perf_counter()
+        decoded = backend(batch.images)
+        inferred = time.perf_counter()
+        kept = nms(decoded, confidence=confidence, iou=iou, max_detections=max_detections, multi_label=True)
+        for index, letterbox, detections in zip(batch.indices, batch.letterboxes, kept, strict=True):
+            boxes = letterbox.undo(detections.xyxy)
+            found[index] = Detections(boxes, detections.confidence, detections.class_id)
+        done = time.perf_counter()
+        seconds["preprocess"] += waited - mark
+        seconds["inference"] += inferred - waited
+        seconds["nms"] += done - inferred
+        mark = time.perf_counter()
+    for index, detections in enumerate(found):
+        metric.update(annotations.image_id(index), detections)
+    speed = {name: value * 1000 / max(len(dataset), 1) for name, value in seconds.items()}
+    return Evaluation(metric.compute(), found, metric.results, speed)

@@ -1,0 +1,166 @@
+"""The ``fuse`` and ``info`` commands."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from yolorep.console import say
+from yolorep.engine.build import load_model
+from yolorep.engine.checkpoint import save_checkpoint
+from yolorep.engine.image_size import fit_image_size
+from yolorep.errors import UserError
+from yolorep.models.detector import Detector, build_model
+from yolorep.nn.flops import count_flops
+from yolorep.nn.reparam import FuseReport, count_parameters, fuse
+from yolorep.options import FuseOptions, InfoOptions
+
+#: Runs a layer is timed over, after as many that are not counted.
+PROFILE_RUNS = 10
+
+
+def fuse_command(options: FuseOptions) -> FuseReport:
+    """Fuses a model, prints the report, and writes the fused checkpoint if asked to.
+
+    Raises:
+        UserError: if the model cannot be had.
+    """
+    model = _model(options.weights, options.cfg)
+    if options.output and Path(options.output).suffix != ".pt":
+        raise UserError(f"--output {options.output}: expected a file ending in .pt")
+    fused, report = fuse(model, image_size=options.imgsz)
+    print(json.dumps(report.to_dict()) if options.json else report)
+    if options.output:
+        save_checkpoint(Path(options.output), fused, fused=True)
+        if not options.json:
+            say(f"fused weights in {options.output}")
+    return report
+
+
+def info_command(options: InfoOptions) -> dict[str, Any]:
+    """Prints what a model is made of.
+
+    Raises:
+        UserError: if the model cannot be had.
+    """
+    model = _model(options.weights, options.cfg)
+    size = fit_image_size(options.imgsz, model.max_stride) if not options.json else options.imgsz
+    fused, report = fuse(model, image_size=size)
+    layers = layer_table(model, fused, image_size=size)
+    if options.profile:
+        for layer, trained, deployed in zip(layers, profile(model, size), profile(fused, size), strict=True):
+            layer |= {"ms": trained, "ms_fused": deployed}
+    info = {
+        "params": report.params,
+        "params_fused": report.params_fused,
+        "gflops": report.gflops,
+        "gflops_fused": report.gflops_fused,
+        "image_size": size,
+        "strides": list(model.strides),
+        "names": list(model.names),
+        "layers": layers,
+    }
+    print(json.dumps(info) if options.json else _table(info, options.weights or options.cfg or ""))
+    return info
+
+
+def layer_table(model: Detector, fused: Detector, *, image_size: int) -> list[dict[str, Any]]:
+    """Per row of the model: what it reads and is, its output's shape, parameters and GFLOPs, trained and fused."""
+    example = model.example_input(image_size)
+    flops, flops_fused = count_flops(model, example), count_flops(fused, example)
+    shapes = _output_shapes(model, image_size)
+    return [
+        {
+            "index": index,
+            "from": route if isinstance(route, int) else list(route),
+            "module": _kind(layer),
+            "shape": shapes[index],
+            "params": count_parameters(layer),
+            "params_fused": count_parameters(fused_layer),
+            "gflops": flops.get(f"model.{index}", 0) / 1e9,
+            "gflops_fused": flops_fused.get(f"model.{index}", 0) / 1e9,
+        }
+        for index, (layer, fused_layer, route) in enumerate(
+            zip(model.model, fused.model, model.model.routes, strict=True)
+        )
+    ]
+
+
+def profile(model: Detector, image_size: int) -> list[float]:
+    """Median milliseconds of each row for one image, on the model's device."""
+    times: list[list[float]] = [[] for _ in model.model]
+    starts = [0.0] * len(times)
+
+    def clock() -> float:
+        if next(model.parameters()).device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    hooks = []
+    for index, layer in enumerate(model.model):
+
+        def before(_module: nn.Module, _inputs: Any, index: int = index) -> None:
+            starts[index] = clock()
+
+        def after(_module: nn.Module, _inputs: Any, _output: Any, index: int = index) -> None:
+            times[index].append(clock() - starts[index])
+
+        hooks += [layer.register_forward_pre_hook(before), layer.register_forward_hook(after)]
+    image = model.example_input(image_size)
+    with torch.inference_mode():
+        for _ in range(2 * PROFILE_RUNS):
+            model(image)
+    for hook in hooks:
+        hook.remove()
+    return [sorted(runs[PROFILE_RUNS:])[PROFILE_RUNS // 2] * 1000 for runs in times]
+
+
+def _model(weights: str | None, cfg: str | None) -> Detector:
+    if bool(weights) == bool(cfg):
+        raise UserError("expected either --weights or --cfg" + (", found both" if weights else ", found neither"))
+    return load_model(weights) if weights else build_model(cfg or "").eval()
+
+
+@torch.inference_mode()
+def _output_shapes(model: Detector, image_size: int) -> list[list[int]]:
+    shapes: list[list[int]] = []
+
+    def note(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        tensor = output if isinstance(output, Tensor) else output.levels[0]
+        shapes.append(list(tensor.shape[1:]))
+
+    hooks = [layer.register_forward_hook(note) for layer in model.model]
+    model(model.example_input(image_size))
+    for hook in hooks:
+        hook.remove()
+    return shapes
+
+
+def _kind(layer: nn.Module) -> str:
+    if type(layer) is nn.Sequential:
+        return f"{len(layer)} x {type(layer[0]).__name__}"
+    return f"{len(layer)} x {type(layer).__name__}" if isinstance(layer, nn.Sequential) else type(layer).__name__
+
+
+def _table(info: dict[str, Any], name: str) -> str:
+    timed = "ms" in info["layers"][0]
+    header = f"{'row':>4} {'from':>14}  {'module':18}{'output':>18}{'parameters':>14}{'fused':>14}{'GFLOPs':>9}{'fused':>9}"
+    lines = [header + (f"{'ms':>9}{'fused':>9}" if timed else "")]
+    for layer in info["layers"]:
+        source, shape = str(layer["from"]), "x".join(map(str, layer["shape"]))
+        line = (
+            f"{layer['index']:4d} {source:>14}  {layer['module']:18}{shape:>18}{layer['params']:14,d}"
+            f"{layer['params_fused']:14,d}{layer['gflops']:9.3f}{layer['gflops_fused']:9.3f}"
+        )
+        lines.append(line + (f"{layer['ms']:9.2f}{layer['ms_fused']:9.2f}" if timed else ""))
+    lines.append(
+        f"{name}: {info['params']:,} parameters, {info['params_fused']:,} fused; {info['gflops']:.2f} GFLOPs at "
+        f"{info['image_size']} px, {info['gflops_fused']:.2f} fused; strides {info['strides']}; "
+        f"{len(info['names'])} classes"
+    )
+    return "\n".join(lines)

@@ -1,0 +1,297 @@
+"""Reading YOLOv5's ``.pt`` files without running them.
+
+Such a file is a zip with a pickle of whole Python objects. A pickle is a program; this reader runs only the part of it
+that describes tensors and plain values. A class that is merely *instantiated* becomes an inert stub that holds the
+attributes the file gives it; a function that is *called* must be on a short list, or the file is refused.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import pickle
+import re
+import struct
+import zipfile
+import zlib
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from yolorep.errors import UserError
+
+MAX_PICKLE_BYTES = 64 << 20
+STORAGE_TYPES = {
+    "DoubleStorage": torch.float64,
+    "FloatStorage": torch.float32,
+    "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16,
+    "LongStorage": torch.int64,
+    "IntStorage": torch.int32,
+    "ShortStorage": torch.int16,
+    "CharStorage": torch.int8,
+    "ByteStorage": torch.uint8,
+    "BoolStorage": torch.bool,
+}
+
+
+#: What unpickling raises when the instructions make no sense.
+_DAMAGE = (
+    pickle.UnpicklingError,
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zlib.error,
+)
+
+
+class _Refused(Exception):
+    """Why a file is not read."""
+
+
+@dataclass
+class Yolov5Checkpoint:
+    """What a YOLOv5 checkpoint says.
+
+    Attributes:
+        config: the model file it was built from, plain values.
+        names: class names.
+        state_dict: YOLOv5's keys to tensors in the file's precision, without caches.
+        bn: key prefix of every BatchNorm to its (eps, momentum).
+    """
+
+    config: dict[str, Any]
+    names: tuple[str, ...]
+    state_dict: dict[str, Tensor]
+    bn: dict[str, tuple[float, float]]
+
+
+def read_yolov5(path: Path) -> Yolov5Checkpoint:
+    """Reads a checkpoint; the EMA is preferred where the file still has one.
+
+    Raises:
+        UserError: one line, if the file is no YOLOv5 checkpoint or wants to run something.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return _interpret(_Reader(archive).load())
+    except _Refused as error:
+        raise UserError(f"{path}: refused: {error}") from error
+    except zipfile.BadZipFile as error:
+        raise UserError(f"{path}: expected a checkpoint (a zip file), found something else or a damaged one") from error
+    except (*_DAMAGE, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{path}: not a readable YOLOv5 checkpoint: {reason}") from error
+
+
+class _Stub:
+    """Stands for an object of any class: swallows what it is made with, keeps the attributes it is given."""
+
+    qualified_name = ""
+    state: Any = None
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> _Stub:
+        return object.__new__(cls)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+
+class _Storage:
+    """A storage type named by the pickle."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self.dtype = dtype
+
+
+def _stub_class(module: str, name: str) -> type[_Stub]:
+    return type("Stub", (_Stub,), {"qualified_name": f"{module}.{name}"})
+
+
+def _inert(*_args: Any) -> None:
+    """The value of a call whose result nothing here needs."""
+
+
+def _rebuild_parameter(data: Any, *_: Any) -> Any:
+    return data
+
+
+def _encode(text: Any, encoding: Any = "latin1") -> bytes:
+    if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
+        raise _Refused("_codecs.encode with unexpected arguments")
+    return text.encode("latin1")
+
+
+class _Reader(pickle._Unpickler):  # the Python implementation: its REDUCE can be overridden
+    """Unpickles into tensors, plain values and stubs."""
+
+    dispatch = dict(pickle._Unpickler.dispatch)
+
+    def __init__(self, archive: zipfile.ZipFile) -> None:
+        names = archive.namelist()
+        for name in names:
+            if name.startswith("/") or "\\" in name or ".." in name.split("/"):
+                raise _Refused(f"the member {name!r} points outside of the archive")
+        pickles = [name for name in names if re.fullmatch(r"[^/]+/data\.pkl", name)]
+        if len(pickles) != 1:
+            raise _Refused(f"expected one data.pkl in the archive, found {len(pickles)}")
+        self.prefix = pickles[0].removesuffix("data.pkl")
+        if archive.getinfo(pickles[0]).file_size > MAX_PICKLE_BYTES:
+            raise _Refused(f"data.pkl is larger than {MAX_PICKLE_BYTES >> 20} MB")
+        order = f"{self.prefix}byteorder"
+        if order in names and archive.read(order) != b"little":
+            raise _Refused("expected little-endian tensors")
+        self.archive = archive
+        self.storages: dict[str, Tensor] = {}
+        self.calls: dict[int, tuple[str, Callable[..., Any]]] = {}
+        super().__init__(io.BytesIO(archive.read(pickles[0])), encoding="latin1")
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Maps a global to something harmless."""
+        full = f"{module}.{name}"
+        if module in ("torch", "torch.storage") and name in STORAGE_TYPES:
+            return _Storage(STORAGE_TYPES[name])
+        known: dict[str, Callable[..., Any]] = {
+            "torch._utils._rebuild_tensor_v2": self._rebuild_tensor,
+            "torch._utils._rebuild_parameter": _rebuild_parameter,
+            "torch.Size": tuple,
+            "collections.OrderedDict": OrderedDict,
+            "__builtin__.set": set,
+            "builtins.set": set,
+            "_codecs.encode": _encode,
+            "numpy.core.multiarray.scalar": _inert,
+            "numpy._core.multiarray.scalar": _inert,
+            "numpy.core.multiarray._reconstruct": _stub_class(module, name),
+            "numpy._core.multiarray._reconstruct": _stub_class(module, name),
+            "numpy.dtype": _stub_class(module, name),
+            "pathlib.PosixPath": _stub_class(module, name),
+            "pathlib.WindowsPath": _stub_class(module, name),
+            "pathlib.PurePosixPath": _stub_class(module, name),
+        }
+        if full in known:
+            target = known[full]
+            self.calls[id(target)] = (full, target)
+            return target
+        return _stub_class(module, name)
+
+    def persistent_load(self, pid: Any) -> Tensor:
+        """Reads a storage from the archive."""
+        if not (isinstance(pid, tuple) and len(pid) == 5 and pid[0] == "storage" and isinstance(pid[1], _Storage)):
+            raise _Refused("an unexpected kind of external data")
+        _, storage_type, key, _, count = pid
+        if not isinstance(key, str) or not key.isdigit() or not isinstance(count, int):
+            raise _Refused(f"a storage named {key!r}")
+        if key not in self.storages:
+            member = f"{self.prefix}data/{key}"
+            if member not in self.archive.NameToInfo:
+                raise _Refused(f"the storage {key} is missing")
+            size, expected = self.archive.getinfo(member).file_size, count * storage_type.dtype.itemsize
+            if size != expected:
+                raise _Refused(f"the storage {key} has {size} bytes, expected {expected}")
+            data = self.archive.read(member)
+            self.storages[key] = torch.frombuffer(bytearray(data), dtype=storage_type.dtype) if data else torch.empty(0)
+        return self.storages[key]
+
+    def _rebuild_tensor(self, storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> Tensor:
+        if not isinstance(storage, Tensor) or not all(
+            isinstance(value, int) and value >= 0 for value in (offset, *size, *stride)
+        ):
+            raise _Refused("a tensor of impossible layout")
+        last = offset + sum((side - 1) * step for side, step in zip(size, stride, strict=True))
+        if math.prod(size) > storage.numel() or (math.prod(size) and last >= storage.numel()):
+            raise _Refused(f"a tensor of size {tuple(size)} reaches beyond its storage of {storage.numel()} values")
+        return storage.as_strided(size, stride, offset).clone()
+
+    def load_reduce(self) -> None:
+        """REDUCE: calls a function. Only those handed out as callable above."""
+        args = self.stack.pop()
+        function = self.stack[-1]
+        if id(function) not in self.calls:
+            raise _Refused(f"it calls {getattr(function, 'qualified_name', function)}, which is not needed for weights")
+        self.stack[-1] = function(*args)
+
+    def load_obj(self) -> None:
+        """OBJ and INST: old ways to make objects, which torch never writes."""
+        raise _Refused("an obsolete pickle instruction")
+
+    def load_build(self) -> None:
+        """BUILD: gives an object its attributes. Stubs only keep them; an OrderedDict has none that matter."""
+        state = self.stack.pop()
+        target = self.stack[-1]
+        if isinstance(target, _Stub):
+            target.state = state
+        elif not isinstance(target, OrderedDict):
+            raise _Refused(f"it sets attributes of a {type(target).__name__}")
+
+    dispatch[pickle.REDUCE[0]] = load_reduce
+    dispatch[pickle.BUILD[0]] = load_build
+    dispatch[pickle.OBJ[0]] = load_obj
+    dispatch[pickle.INST[0]] = load_obj
+
+
+def _interpret(checkpoint: Any) -> Yolov5Checkpoint:
+    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("ema") or checkpoint.get("model"), _Stub):
+        raise _Refused("expected a checkpoint with a 'model', as YOLOv5 saves it")
+    model = checkpoint.get("ema") or checkpoint["model"]
+    state = _attributes(model)
+    config = state.get("yaml")
+    if not isinstance(config, dict):
+        raise _Refused("the model does not carry its YAML; expected a YOLOv5 detection model")
+    config = {key: value for key, value in _plain(config).items() if isinstance(key, str)}
+    names = state.get("names", [])
+    names = tuple(str(names[key]) for key in sorted(names)) if isinstance(names, Mapping) else tuple(map(str, names))
+    tensors: dict[str, Tensor] = {}
+    norms: dict[str, tuple[float, float]] = {}
+    _collect(model, "", tensors, norms, depth=0)
+    if len(names) != config.get("nc"):
+        config["nc"] = len(names)
+    return Yolov5Checkpoint(config, names, tensors, norms)
+
+
+def _attributes(stub: _Stub) -> dict[str, Any]:
+    state = stub.state
+    if not isinstance(state, dict):
+        raise _Refused(f"{stub.qualified_name} without attributes")
+    return state
+
+
+def _collect(
+    module: _Stub, prefix: str, tensors: dict[str, Tensor], norms: dict[str, tuple[float, float]], *, depth: int
+) -> None:
+    """Walks ``_parameters``, ``_buffers`` and ``_modules`` as ``state_dict()`` would."""
+    if depth > 32:
+        raise _Refused("modules are nested too deeply")
+    state = _attributes(module)
+    for group in ("_parameters", "_buffers"):
+        for name, value in (state.get(group) or {}).items():
+            # Detect's anchor_grid and grid are caches of image sizes long gone.
+            if isinstance(value, Tensor) and name not in ("anchor_grid", "grid"):
+                tensors[f"{prefix}{name}"] = value
+    if module.qualified_name.startswith("torch.nn.modules.batchnorm."):
+        norms[prefix.removesuffix(".")] = (float(state["eps"]), float(state["momentum"]))
+    for name, child in (state.get("_modules") or {}).items():
+        if isinstance(child, _Stub):
+            _collect(child, f"{prefix}{name}.", tensors, norms, depth=depth + 1)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value if isinstance(value, str | int | float | bool | None) else str(value)
+
+
+__all__ = ["Yolov5Checkpoint", "read_yolov5"]
