@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import Any, NoReturn
 
 from yolorep import __version__
-from yolorep.errors import FuseError, UserError, suggest
+from yolorep.errors import ExportError, FuseError, UserError, suggest
 from yolorep.options import (
     DetectOptions,
     ExportOptions,
@@ -60,7 +60,7 @@ REPLACED = {
     "--optimize": "use --include torchscript",
     "--int8": "leave it out; files are float32",
     "--per-tensor": "leave it out; files are float32",
-    "--simplify": "leave it out; ONNX files are simplified when onnxslim is installed",
+    "--simplify": "leave it out; ONNX files are always simplified",
     "--mlmodel": "use --include onnx",
     "--cache-dir": "set the environment variable YOLOREP_CACHE",
     "--verbose": "use yolorep val --verbose",
@@ -101,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as error:
         print(f"interrupted{': ' if str(error) else ''}{error}", file=sys.stderr)
         return 130
-    except (FuseError, OSError) as error:
+    except (ExportError, FuseError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

@@ -1,4 +1,4 @@
-"""The two errors that reach users, and the closest-name hint they share."""
+"""The errors that reach users, and the closest-name hint they share."""
 
 from __future__ import annotations
 
@@ -15,6 +15,10 @@ class UserError(Exception):
 
 class FuseError(RuntimeError):
     """A fold is not exact or not possible: a defect of the block or of how it is used, never of the user's data."""
+
+
+class ExportError(RuntimeError):
+    """A file could not be written, or does not compute what the model computes. Nothing is left behind."""
 
 
 def suggest(name: str, choices: Iterable[str]) -> str:

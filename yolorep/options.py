@@ -124,13 +124,13 @@ class ExportOptions:
     """Write the fused model with its decoding to ONNX or TorchScript, and check the file."""
 
     weights: str = option("", "checkpoint (.pt)")
-    include: list[str] = option(("onnx",), "formats: onnx torchscript")
+    include: list[str] = option(("onnx",), "formats: onnx, torchscript")
     imgsz: int = option(640, "image size in pixels", "--img", "--img-size")
     batch_size: int = option(1, "batch size of a static file")
     dynamic: bool = option(False, "any batch size, height and width")
     data: str | None = option(None, "check the file on this dataset's val images (default: rendered shapes)")
-    device: str = option("", "cpu, or a CUDA index")
-    opset: int = option(17, "ONNX operator set")
+    device: str = option("cpu", "where the file is checked: cpu, or a CUDA index")
+    opset: int = option(18, "ONNX operator set")
 
 
 @dataclass(frozen=True, kw_only=True)

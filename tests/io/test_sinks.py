@@ -38,7 +38,9 @@ def still(path: str = "in/a.png", image: np.ndarray | None = None) -> Frame:
     return Frame(make_image() if image is None else image, path, 0, 1, None, is_video=False)
 
 
-def video(index: int = 0, *, path: str = "clip.avi", fps: float | None = 12.5, image: np.ndarray | None = None) -> Frame:
+def video(
+    index: int = 0, *, path: str = "clip.avi", fps: float | None = 12.5, image: np.ndarray | None = None
+) -> Frame:
     return Frame(make_image() if image is None else image, path, index, None, fps, is_video=True)
 
 
@@ -53,7 +55,10 @@ def files(folder: Path) -> list[str]:
         (["a/x.jpg", "b/x.jpg", "a/x.jpg"], ["x", "x_2", "x"]),
         (["x.jpg", "x.png", "X.bmp"], ["x", "x_2", "X_3"]),
         (["a/x.jpg", "b/x.jpg", "x_2.jpg"], ["x", "x_2", "x_2_2"]),
-        (["0", "rtsp://host:8080/live?k=1", "http://10.0.0.1:80", "http://h/a/b.mp4"], ["0", "live", "10.0.0.1_80", "b"]),
+        (
+            ["0", "rtsp://host:8080/live?k=1", "http://10.0.0.1:80", "http://h/a/b.mp4"],
+            ["0", "live", "10.0.0.1_80", "b"],
+        ),
     ],
 )
 def test_output_names(paths: list[str], expected: list[str]) -> None:
@@ -112,17 +117,19 @@ def test_video_is_finished_on_any_exception(tmp_path: Path, error: type[BaseExce
 
 def test_video_sink_that_cannot_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cv2.VideoWriter, "isOpened", lambda self: False)
-    with pytest.raises(UserError, match=r"clip\.mp4: OpenCV cannot write this video"), VideoSink(
-        tmp_path, OutputNames()
-    ) as sink:
+    with (
+        pytest.raises(UserError, match=r"clip\.mp4: OpenCV cannot write this video"),
+        VideoSink(tmp_path, OutputNames()) as sink,
+    ):
         sink.write(video(), FOUND, make_image())
 
 
 def test_video_sink_notices_missing_frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sinks, "_count_frames", lambda path: 1)
-    with pytest.raises(UserError, match="holds 1 of 2 frames; is the disk full"), VideoSink(
-        tmp_path, OutputNames()
-    ) as sink:
+    with (
+        pytest.raises(UserError, match="holds 1 of 2 frames; is the disk full"),
+        VideoSink(tmp_path, OutputNames()) as sink,
+    ):
         sink.write(video(0), FOUND, make_image())
         sink.write(video(1), FOUND, make_image())
 
@@ -208,7 +215,9 @@ def test_crop_sink(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-@pytest.mark.parametrize("make", [lambda path: CsvSink(path / "x.csv", NAMES), lambda path: JsonSink(path / "x.json", OutputNames())])
+@pytest.mark.parametrize(
+    "make", [lambda path: CsvSink(path / "x.csv", NAMES), lambda path: JsonSink(path / "x.json", OutputNames())]
+)
 def test_unwritable_folder(tmp_path: Path, make) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(UserError, match="cannot be written"):

@@ -97,7 +97,15 @@ def test_unreadable_inputs_do_not_stop(tmp_path: Path) -> None:
     (tmp_path / "f.mp4").write_bytes(b"no video" * 100)
     write_image(tmp_path / "z.jpg")
     items = list(open_source(tmp_path))
-    assert [os.path.basename(item.path) for item in items] == ["a.jpg", "b.jpg", "c.jpg", "d.jpg", "e.mp4", "f.mp4", "z.jpg"]
+    assert [os.path.basename(item.path) for item in items] == [
+        "a.jpg",
+        "b.jpg",
+        "c.jpg",
+        "d.jpg",
+        "e.mp4",
+        "f.mp4",
+        "z.jpg",
+    ]
     assert [isinstance(item, Frame) for item in items] == [True] + [False] * 5 + [True]
     reasons = [item.reason for item in items if isinstance(item, Unreadable)]
     assert "empty" in reasons[0] and "truncated" in reasons[1] and "empty" in reasons[3] and "video" in reasons[4]

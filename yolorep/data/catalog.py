@@ -9,9 +9,9 @@ from typing import Any
 
 from yolorep.config import find_config, load_yaml, resources_dir
 from yolorep.console import say
+from yolorep.data.coco import read_coco
 from yolorep.data.download import Download, download_all, parse_downloads
 from yolorep.data.image import IMAGE_SUFFIXES
-from yolorep.data.labels import read_coco_categories
 from yolorep.data.shapes import ShapesOptions, parse_shapes, render_shapes
 from yolorep.errors import UserError, suggest
 
@@ -97,7 +97,9 @@ def load_data_config(name: str | Path, *, download: bool = False) -> DataConfig:
     if not isinstance(content, dict):
         raise UserError(f"{source}: expected a mapping with train, val and names, found {type(content).__name__}")
     faults = [
-        f"{key}: unknown key{suggest(str(key), _KEYS)}" for key in content if key not in _KEYS and key not in _IGNORED_KEYS
+        f"{key}: unknown key{suggest(str(key), _KEYS)}"
+        for key in content
+        if key not in _KEYS and key not in _IGNORED_KEYS
     ]
     names = _parse_names(content.get("names"), content.get("nc"), faults)
     splits = {
@@ -139,7 +141,9 @@ def _parse_names(names: Any, nc: Any, faults: list[str]) -> tuple[str, ...] | No
         nc = None
     if isinstance(names, dict):
         if sorted(names, key=str) != sorted(range(len(names)), key=str):
-            faults.append(f"names: expected the keys 0 to {len(names) - 1}, found {', '.join(map(str, list(names)[:10]))}")
+            faults.append(
+                f"names: expected the keys 0 to {len(names) - 1}, found {', '.join(map(str, list(names)[:10]))}"
+            )
             names = list(names.values())
         else:
             names = [names[index] for index in range(len(names))]
@@ -161,7 +165,11 @@ def _parse_entry(split: str, value: Any, faults: list[str]) -> tuple[str, ...] |
     if isinstance(value, dict) and value:
         keys = ("images", "annotations")
         unknown = [f"{split}.{key}: unknown key{suggest(str(key), keys)}" for key in value if key not in keys]
-        unknown += [f"{split}.{key}: expected a path, found {value.get(key)!r}" for key in keys if not isinstance(value.get(key), str)]
+        unknown += [
+            f"{split}.{key}: expected a path, found {value.get(key)!r}"
+            for key in keys
+            if not isinstance(value.get(key), str)
+        ]
         faults += unknown
         return None if unknown else CocoEntry(**value)
     faults.append(
@@ -206,7 +214,9 @@ def _list_file(file: Path, roots: tuple[Path, ...], where: str) -> list[str]:
     try:
         lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{where}: expected a folder or a text file with one image a line, found {file} ({error})") from error
+        raise UserError(
+            f"{where}: expected a folder or a text file with one image a line, found {file} ({error})"
+        ) from error
     places = tuple(map(str, dict.fromkeys((file.parent, *roots, Path.cwd()))))
     images = []
     for line in filter(None, lines):
@@ -238,10 +248,12 @@ def _coco_names(
     source: Path, splits: dict[str, tuple[str, ...] | CocoEntry], roots: tuple[Path, ...]
 ) -> tuple[str, ...]:
     # val first: its file is usually the smaller one.
-    entries = [(split, entry) for split in ("val", "test", "train") if isinstance(entry := splits.get(split), CocoEntry)]
+    entries = [
+        (split, entry) for split in ("val", "test", "train") if isinstance(entry := splits.get(split), CocoEntry)
+    ]
     for _, entry in entries:
         for path in _candidates(entry.annotations, roots):
             if path.is_file():
-                return read_coco_categories(path)
+                return tuple(read_coco(path).category_names)
     split, entry = entries[0]
-    return read_coco_categories(_find(entry.annotations, roots, f"{source}: {split}"))
+    return tuple(read_coco(_find(entry.annotations, roots, f"{source}: {split}")).category_names)

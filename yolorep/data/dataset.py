@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from yolorep.config import cache_dir
 from yolorep.console import progress, say
 from yolorep.data.annotations import Annotations
+from yolorep.data.cache import file_state
 from yolorep.data.image import ImageError, read_image
 from yolorep.errors import UserError
 from yolorep.files import atomic_write
@@ -24,7 +25,7 @@ _MEMORY_SHARE = 0.8
 
 
 def resized_shape(size: tuple[int, int], image_size: int) -> tuple[int, int]:
-    """(height, width) of an image whose long side becomes ``image_size``; the short side is rounded up, as in YOLOv5."""
+    """(height, width) of an image whose long side becomes ``image_size``; the short side is rounded up as in YOLOv5."""
     longest = max(size)
     # In integers: 375 * (640 / 500) is a little more than 480 in floats.
     return -(-size[0] * image_size // longest), -(-size[1] * image_size // longest)
@@ -87,7 +88,7 @@ class DetectionDataset:
         if self._folder is not None:
             file = self._disk_file(index)
             try:
-                return np.load(file, allow_pickle=False)
+                return np.asarray(np.load(file, allow_pickle=False), np.uint8)
             except (OSError, ValueError):
                 return self._store(index, file)
         return self._decode(index)
@@ -110,7 +111,10 @@ class DetectionDataset:
     def _fill_memory(self) -> None:
         needed, free = int(self._starts[-1]), _free_memory()
         if free is not None and needed > free * _MEMORY_SHARE:
-            say(f"images are not cached: {needed / 1e9:.1f} GB needed, {free / 1e9:.1f} GB of memory free; try --cache disk")
+            say(
+                f"images are not cached: {needed / 1e9:.1f} GB needed, {free / 1e9:.1f} GB of memory free; "
+                "try --cache disk"
+            )
             return
         pixels = np.empty(needed, np.uint8)
 
@@ -139,11 +143,7 @@ class DetectionDataset:
     def _disk_file(self, index: int) -> Path:
         assert self._folder is not None
         path = self.annotations.paths[index]
-        try:
-            status = os.stat(path)
-        except OSError as error:
-            raise UserError(f"{path}: {error.strerror}; it could be read when the data set was scanned") from error
-        state = f"{path}\0{status.st_size} {status.st_mtime_ns} {self.image_size} {self._training}"
+        state = f"{path}\0{file_state(path)} {self.image_size} {self._training}"
         key = hashlib.sha256(state.encode("utf-8", "surrogateescape")).hexdigest()
         return self._folder / key[:2] / f"{key[2:34]}.npy"
 

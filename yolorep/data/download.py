@@ -122,7 +122,9 @@ def _install(item: Download, file: Path, target: Path, scratch: Path) -> None:
         else:
             _unpack_tar(file, unpacked)
     except (zipfile.BadZipFile, tarfile.TarError, EOFError, NotImplementedError, RuntimeError) as error:
-        raise UserError(f"{item.url}: expected a complete zip or tar archive, found one that does not unpack ({error})") from error
+        raise UserError(
+            f"{item.url}: expected a complete zip or tar archive, found one that does not unpack ({error})"
+        ) from error
     except _UnsafeMember as error:
         raise UserError(f"{item.url}: refused: {error}; nothing was unpacked") from error
     _merge(unpacked, target)

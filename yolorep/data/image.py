@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 #: Files with these endings are images of a data set.
-IMAGE_SUFFIXES = frozenset({".bmp", ".jp2", ".jpe", ".jpeg", ".jpg", ".mpo", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+IMAGE_SUFFIXES = frozenset(
+    {".bmp", ".jp2", ".jpe", ".jpeg", ".jpg", ".mpo", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+)
 
 _JPEG_MAGIC = b"\xff\xd8"
 _EXIF_ORIENTATION = 274

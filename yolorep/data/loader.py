@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sized
+import signal
+from collections.abc import Callable, Iterator, Sized
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import cv2
 import numpy as np
@@ -16,9 +17,11 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from yolorep.config import Hyp
 from yolorep.data import transforms
-from yolorep.data.dataset import DetectionDataset
+from yolorep.data.dataset import DetectionDataset, resized_shape
 from yolorep.errors import UserError
 from yolorep.ops.letterbox import LetterBox, rect_shape
+
+B = TypeVar("B")
 
 
 @dataclass
@@ -91,13 +94,13 @@ class _TrainKey(NamedTuple):
     shape: tuple[int, int]
 
 
-class _TrainBatches(Dataset[Batch]):
+class _TrainBatches:
     """Makes a training batch from its key. The draws depend on seed, epoch and image only, not on who makes it."""
 
     def __init__(self, dataset: DetectionDataset, hyp: Hyp, *, seed: int, rect: bool) -> None:
         self.dataset, self.hyp, self.seed, self.rect = dataset, hyp, seed, rect
 
-    def __getitem__(self, key: _TrainKey) -> Batch:
+    def __call__(self, key: _TrainKey) -> Batch:
         height, width = key.shape
         images = np.empty((len(key.indices), 3, height, width), np.uint8)
         targets = []
@@ -166,7 +169,7 @@ class _TrainOrder(Sampler[_TrainKey]):
             for start in range(0, len(indices), self.batch_size):
                 yield _TrainKey(self.epoch, indices[start : start + self.batch_size].tolist(), self.shape)
             return
-        # Images of similar aspect share a batch; which ones do is drawn anew every epoch, and so is the order.
+        # Images of similar aspect share a batch; the sampler's order decides among those of equal aspect.
         indices = indices[np.argsort(self.aspects[indices], kind="stable")]
         starts = np.arange(0, len(indices), self.batch_size)
         for start in np.random.default_rng([self.seed, self.epoch]).permutation(starts):
@@ -175,24 +178,74 @@ class _TrainOrder(Sampler[_TrainKey]):
             yield _TrainKey(self.epoch, members.tolist(), (height, width))
 
 
-class TrainLoader:
+class _Loader(Generic[B]):
+    """A torch loader whose items are whole batches, made from keys, in this process or in workers."""
+
+    def __init__(self, make: Callable[[Any], B], keys: Any, *, workers: int, pin_memory: bool) -> None:
+        workers = min(workers, len(keys), os.cpu_count() or 1)
+        self._keys = keys
+        self._loader: DataLoader[Any] = DataLoader(
+            _Guarded(make),
+            batch_size=None,  # a key is a whole batch
+            sampler=keys,
+            num_workers=workers,
+            collate_fn=_unchanged,
+            worker_init_fn=_start_worker,
+            persistent_workers=workers > 0,
+            pin_memory=pin_memory,
+            generator=torch.Generator(),  # else every iteration would draw from the global one
+        )
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def __iter__(self) -> Iterator[B]:
+        for batch in self._loader:
+            if isinstance(batch, UserError):
+                raise batch
+            yield batch
+
+
+class _Guarded(Dataset[Any]):
+    """Hands errors meant for the user to the main process as they are; torch would wrap them in a traceback."""
+
+    def __init__(self, make: Callable[[Any], Any]) -> None:
+        self.make = make
+
+    def __getitem__(self, key: Any) -> Any:
+        try:
+            return self.make(key)
+        except UserError as error:
+            return error
+
+
+def _unchanged(batch: Any) -> Any:
+    return batch
+
+
+def _start_worker(_: int) -> None:
+    # A worker is one of several: OpenCV threads of its own would only get in their way.
+    cv2.setNumThreads(0)
+    # Ctrl-C in a terminal reaches workers too; stopping them is the main process's business.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+class TrainLoader(_Loader[Batch]):
     """Iterates over the batches of an epoch; see ``train_loader``."""
 
     def __init__(self, order: _TrainOrder, batches: _TrainBatches, *, workers: int, pin_memory: bool) -> None:
+        super().__init__(batches, order, workers=workers, pin_memory=pin_memory)
         self.dataset = batches.dataset
         self.batch_size = order.batch_size
         self._order = order
-        self._loader = _loader(batches, order, workers=workers, pin_memory=pin_memory)
-
-    def __len__(self) -> int:
-        return len(self._order)
-
-    def __iter__(self) -> Iterator[Batch]:
-        return iter(self._loader)
 
     def set_epoch(self, epoch: int) -> None:
         """Chooses the order and the draws of the next iteration. Call it before every epoch, after resuming too."""
         self._order.epoch = epoch
+
+
+class EvalLoader(_Loader[EvalBatch]):
+    """Iterates over the batches of a data set; see ``eval_loader``."""
 
 
 def train_loader(
@@ -240,7 +293,7 @@ def train_loader(
         stride=stride,
     )
     batches = _TrainBatches(dataset, hyp, seed=seed, rect=rect)
-    return TrainLoader(order, batches, workers=min(workers, len(order)), pin_memory=pin_memory)
+    return TrainLoader(order, batches, workers=workers, pin_memory=pin_memory)
 
 
 class _EvalKey(NamedTuple):
@@ -248,11 +301,11 @@ class _EvalKey(NamedTuple):
     shape: tuple[int, int]
 
 
-class _EvalBatches(Dataset[EvalBatch]):
+class _EvalBatches:
     def __init__(self, dataset: DetectionDataset) -> None:
         self.dataset = dataset
 
-    def __getitem__(self, key: _EvalKey) -> EvalBatch:
+    def __call__(self, key: _EvalKey) -> EvalBatch:
         images = np.empty((len(key.indices), 3, *key.shape), np.uint8)
         letterboxes = []
         for position, index in enumerate(key.indices):
@@ -264,9 +317,7 @@ class _EvalBatches(Dataset[EvalBatch]):
 
 
 def eval_letterbox(source: tuple[int, int], target: tuple[int, int], *, image_size: int) -> LetterBox:
-    """How evaluation places an image: resized to long side ``image_size`` exactly as the data set does, then only padded."""
-    from yolorep.data.dataset import resized_shape
-
+    """How evaluation places an image: resized to ``image_size`` exactly as the data set does, then only padded."""
     resized = resized_shape(source, image_size)
     placed = LetterBox.plan(resized, target, image_size=image_size)
     return replace(placed, source=source, gain=image_size / max(source))
@@ -280,7 +331,7 @@ def eval_loader(
     rect: bool = True,
     workers: int = 0,
     pin_memory: bool = False,
-) -> DataLoader[EvalBatch]:
+) -> EvalLoader:
     """Batches of letterboxed images, in the same order every time.
 
     An image's network input depends on the image only, so that results cannot depend on the batch size.
@@ -303,27 +354,4 @@ def eval_loader(
         for shape, members in sorted(groups.items())
         for start in range(0, len(members), batch_size)
     ]
-    return _loader(_EvalBatches(dataset), keys, workers=min(workers, len(keys)), pin_memory=pin_memory)
-
-
-def _loader(batches: Dataset[Any], keys: Any, *, workers: int, pin_memory: bool) -> DataLoader[Any]:
-    workers = min(workers, os.cpu_count() or 1)
-    return DataLoader(
-        batches,
-        batch_size=None,  # a key is a whole batch
-        sampler=keys,
-        num_workers=workers,
-        collate_fn=_unchanged,
-        worker_init_fn=_quiet_worker,
-        persistent_workers=workers > 0,
-        pin_memory=pin_memory,
-    )
-
-
-def _unchanged(batch: Any) -> Any:
-    return batch
-
-
-def _quiet_worker(_: int) -> None:
-    """A worker is one of several: OpenCV threads of its own would only get in their way."""
-    cv2.setNumThreads(0)
+    return EvalLoader(_EvalBatches(dataset), keys, workers=workers, pin_memory=pin_memory)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import zipfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,20 +11,18 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from yolorep.config import cache_dir
 from yolorep.console import progress, say
 from yolorep.data.annotations import Annotations, Truth
+from yolorep.data.cache import Arrays, cache_file, load_arrays, pack_json, save_arrays, unpack_json
 from yolorep.data.catalog import CocoSource, DataConfig
+from yolorep.data.coco import match_categories, read_coco
 from yolorep.data.image import ImageError, probe_image
-from yolorep.data.labels import YoloLabels, category_indices, label_path, read_coco, read_yolo_labels
+from yolorep.data.labels import YoloLabels, label_path, read_yolo_labels
 from yolorep.errors import UserError
-from yolorep.files import atomic_write
 
-#: Raise it when the meaning of a cache file changes.
-_CACHE_VERSION = 1
+#: Files named in the summary line.
 _SHOWN = 5
 
-Arrays = dict[str, NDArray]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -57,35 +52,22 @@ def load_annotations(config: DataConfig, split: str, *, single_class: bool = Fal
 
 def _load_yolo(images: list[str], names: tuple[str, ...], where: str) -> Annotations:
     labels = [label_path(image) for image in images]
-    cache = _cache_file("yolo", images, labels)
-    arrays = _load_arrays(cache)
+    cache = cache_file("yolo", [*images, *labels])
+    arrays = load_arrays(cache)
     if arrays is None:
         arrays = _scan_yolo(images, labels, where)
-        _save_arrays(cache, arrays)
+        save_arrays(cache, arrays)
     counts, boxes = arrays["counts"], arrays["boxes"]
     if len(boxes) and boxes[:, 0].max() >= len(names):
         # Read again for the line number.
         first = int(np.repeat(np.arange(len(images)), counts)[boxes[:, 0] >= len(names)][0])
         read_yolo_labels(labels[first], len(names))
-    sizes, faults = arrays["sizes"], json.loads(arrays["faults"].tobytes())
+    sizes, faults = arrays["sizes"], unpack_json(arrays["faults"])
     usable = sizes[:, 0] > 0
     if not usable.any():
         raise UserError(f"{where}: expected images, found none that can be read; {_name_faults(images, faults)}")
-    position = np.cumsum(usable) - 1
-    image = np.repeat(np.arange(len(images)), counts)
-    boxes, image = boxes[usable[image]], position[image[usable[image]]]
-    sizes = sizes[usable]
+    truth = _yolo_truth(arrays, usable)
     paths = [path for path, good in zip(images, usable.tolist(), strict=True) if good]
-    scale = sizes[image][:, ::-1].astype(np.float64)
-    size = boxes[:, 3:] * scale
-    corner = boxes[:, 1:3] * scale - size / 2
-    truth = Truth(
-        image=image.astype(np.int64),
-        class_id=boxes[:, 0].astype(np.int64),
-        xywh=np.concatenate([corner, size], axis=1),
-        area=size.prod(axis=1),
-        crowd=np.zeros(len(boxes), bool),
-    )
     missing = int((~arrays["labelled"][usable]).sum())
     notes = [
         f"{missing} without a label file" if missing else "",
@@ -93,11 +75,11 @@ def _load_yolo(images: list[str], names: tuple[str, ...], where: str) -> Annotat
         f"{arrays['empty']} boxes without area ignored" if arrays["empty"] else "",
         _name_faults(images, faults),
     ]
-    _summarize(where, len(paths), len(boxes), notes)
+    _summarize(where, len(paths), len(truth.image), notes)
     if missing == len(paths):
         say(f"{where}: no image has a label file; expected for example {labels[0]}")
     ids = tuple(range(len(names)))
-    return Annotations.of(names, ids, paths=paths, sizes=sizes, image_ids=_image_ids(paths), truth=truth)
+    return Annotations.of(names, ids, paths=paths, sizes=sizes[usable], image_ids=_image_ids(paths), truth=truth)
 
 
 def _scan_yolo(images: list[str], labels: list[str], where: str) -> Arrays:
@@ -119,7 +101,7 @@ def _scan_yolo(images: list[str], labels: list[str], where: str) -> Arrays:
     parsed = [labels for _, _, labels, _ in found if isinstance(labels, YoloLabels)]
     return {
         "sizes": np.array([size for size, _, _, _ in found], np.int32).reshape(-1, 2),
-        "faults": _pack_json({index: fault for index, (_, fault, _, _) in enumerate(found) if fault}),
+        "faults": pack_json({index: fault for index, (_, fault, _, _) in enumerate(found) if fault}),
         "labelled": np.array([labelled for _, _, _, labelled in found], bool),
         "counts": np.array([len(labels.boxes) for labels in parsed], np.int64),
         "boxes": np.concatenate([np.zeros((0, 5)), *(labels.boxes for labels in parsed)]),
@@ -128,47 +110,65 @@ def _scan_yolo(images: list[str], labels: list[str], where: str) -> Arrays:
     }
 
 
+def _yolo_truth(arrays: Arrays, usable: NDArray[np.bool_]) -> Truth:
+    """Boxes of the usable images in pixels; as YOLO labels have no area or crowd, the area is the box's."""
+    image = np.repeat(np.arange(len(usable)), arrays["counts"])
+    boxes, image = arrays["boxes"][usable[image]], image[usable[image]]
+    scale = arrays["sizes"][image][:, ::-1].astype(np.float64)
+    size = boxes[:, 3:] * scale
+    return Truth(
+        image=(np.cumsum(usable) - 1)[image],
+        class_id=boxes[:, 0].astype(np.int64),
+        xywh=np.concatenate([boxes[:, 1:3] * scale - size / 2, size], axis=1),
+        area=size.prod(axis=1),
+        crowd=np.zeros(len(boxes), bool),
+    )
+
+
 def _load_coco(source: CocoSource, names: tuple[str, ...], where: str) -> Annotations:
     coco = read_coco(source.annotations)
-    to_class, category_ids = category_indices(names, coco, source.annotations)
-    images = [os.path.join(source.images, image["file_name"]) for image in coco.images]
+    to_class, category_ids = match_categories(coco, names)
+    images = [os.path.join(source.images, name) for name in coco.file_names]
     if not images:
         raise UserError(f"{where}: expected images, found none listed in {source.annotations}")
-    cache = _cache_file("coco", images, [])
-    arrays = _load_arrays(cache)
+    cache = cache_file("sizes", images)
+    arrays = load_arrays(cache)
     if arrays is None:
         probed = _in_threads(_probe, images, where)
         arrays = {
             "sizes": np.array([size for size, _ in probed], np.int32).reshape(-1, 2),
-            "faults": _pack_json({index: fault for index, (_, fault) in enumerate(probed) if fault}),
+            "faults": pack_json({index: fault for index, (_, fault) in enumerate(probed) if fault}),
         }
-        _save_arrays(cache, arrays)
-    sizes, faults = arrays["sizes"], json.loads(arrays["faults"].tobytes())
-    for index, (image, size) in enumerate(zip(coco.images, sizes.tolist(), strict=True)):
-        stated = [image.get("height", size[0]), image.get("width", size[1])]
-        if size[0] and stated != size:
-            # Its boxes are in pixels of another image.
-            faults[str(index)] = f"{size[1]}x{size[0]} pixels, {stated[1]}x{stated[0]} in the JSON"
-    good = [index for index in range(len(images)) if str(index) not in faults]
-    if not good:
-        raise UserError(f"{where}: expected images in {source.images}, found none usable; {_name_faults(images, faults)}")
-    rows = [(position, *row) for position, index in enumerate(good) for row in coco.objects[coco.images[index]["id"]]]
-    table = np.array(rows, np.float64).reshape(-1, 8)
+        save_arrays(cache, arrays)
+    sizes, faults = arrays["sizes"], unpack_json(arrays["faults"])
+    for index in np.flatnonzero(((sizes != coco.sizes) & (coco.sizes > 0)).any(axis=1) & (sizes[:, 0] > 0)).tolist():
+        # Its boxes are in pixels of another image.
+        (height, width), stated = sizes[index].tolist(), coco.sizes[index].tolist()
+        faults[str(index)] = f"{width}x{height} pixels, {stated[1]}x{stated[0]} in the JSON"
+    usable = np.ones(len(images), bool)
+    usable[[int(index) for index in faults]] = False
+    if not usable.any():
+        raise UserError(
+            f"{where}: expected images in {source.images}, found none usable; {_name_faults(images, faults)}"
+        )
+    objects = coco.objects[usable[coco.objects[:, 0].astype(np.int64)]]
     truth = Truth(
-        image=table[:, 0].astype(np.int64),
-        class_id=np.array([to_class[int(category_id)] for category_id in table[:, 1]], np.int64),
-        xywh=table[:, 2:6],
-        area=table[:, 6],
-        crowd=table[:, 7] > 0,
+        image=(np.cumsum(usable) - 1)[objects[:, 0].astype(np.int64)],
+        class_id=np.array([to_class[int(category_id)] for category_id in objects[:, 1]], np.int64),
+        xywh=objects[:, 2:6],
+        area=objects[:, 6],
+        crowd=objects[:, 7] > 0,
     )
+    good = np.flatnonzero(usable).tolist()
     crowds = int(truth.crowd.sum())
-    _summarize(where, len(good), len(table), [f"{crowds} crowds" if crowds else "", _name_faults(images, faults)])
+    notes = [f"{crowds} of them crowds" if crowds else "", _name_faults(images, faults)]
+    _summarize(where, len(good), len(objects), notes)
     return Annotations.of(
         names,
         category_ids,
         paths=[images[index] for index in good],
-        sizes=sizes[good],
-        image_ids=[coco.images[index]["id"] for index in good],
+        sizes=sizes[usable],
+        image_ids=[coco.image_ids[index] for index in good],
         truth=truth,
     )
 
@@ -186,7 +186,7 @@ def _in_threads(function: Callable[[Item], Result], items: Sequence[Item], where
 
 
 def _image_ids(paths: list[str]) -> list[int] | list[str]:
-    """Numbers if every file name is a different one, as in COCO; else the names; else the paths that tell them apart."""
+    """Numbers if every file name is a different one, as in COCO; else the names; else paths that tell them apart."""
     stems = [Path(path).stem for path in paths]
     if all(stem.isascii() and stem.isdigit() for stem in stems):
         numbers = [int(stem) for stem in stems]
@@ -208,39 +208,3 @@ def _name_faults(images: list[str], faults: dict[str, str]) -> str:
     named = [f"{Path(images[int(index)]).name} ({fault})" for index, fault in list(faults.items())[:_SHOWN]]
     more = f" and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
     return f"{len(faults)} skipped: {', '.join(named)}{more}"
-
-
-def _pack_json(value: dict[int, str]) -> NDArray[np.uint8]:
-    return np.frombuffer(json.dumps(value).encode(), np.uint8)
-
-
-def _cache_file(kind: str, images: list[str], labels: list[str]) -> Path:
-    """A file name that changes when any of the files does."""
-    digest = hashlib.sha256(f"{kind} {_CACHE_VERSION}".encode())
-    for path in (*images, *labels):
-        try:
-            status = os.stat(path)
-            state = f"{status.st_size} {status.st_mtime_ns}"
-        except OSError:
-            state = "missing"
-        digest.update(f"{path}\0{state}\n".encode("utf-8", "surrogateescape"))
-    return cache_dir() / "labels" / f"{digest.hexdigest()[:32]}.npz"
-
-
-def _load_arrays(path: Path) -> Arrays | None:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return dict(file)
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
-        # A damaged cache costs a second reading, nothing else.
-        return None
-
-
-def _save_arrays(path: Path, arrays: Arrays) -> None:
-    try:
-        with atomic_write(path) as temporary, temporary.open("wb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]
-    except (OSError, UserError) as error:
-        say(f"the label cache was not written: {error}")

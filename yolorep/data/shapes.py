@@ -1,6 +1,6 @@
 """A small detection data set, drawn instead of downloaded: coloured shapes on textured backgrounds.
 
-Every image depends on the options and its own number only, so any machine draws the same data set.
+Every image depends on the options and its own number only, so every machine draws the same data set.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ OUTLINES: dict[str, Callable[[], Points]] = {
 
 
 def render_shapes(options: ShapesOptions) -> Path:
-    """Returns the folder of the data set (``images/`` and ``labels/``), drawn into the cache directory if it is not there.
+    """Returns the folder of the data set (``images/`` and ``labels/``) in the cache directory, drawn if missing.
 
     Raises:
         UserError: if the cache directory cannot be written.
@@ -215,7 +215,7 @@ def _outline_mask(
 
 
 def _painted(rng: np.random.Generator, below: Image, mask: Image, inside: NDArray[np.bool_]) -> Image:
-    """Fills a mask with a colour that stands out, shaded from one side to the other, sometimes striped or with a rim."""
+    """Fills a mask with a shaded colour that stands out, sometimes striped or with a rim."""
     mean = below[inside].mean(axis=0)
     colour = rng.uniform(0, 255, 3)
     for _ in range(20):
@@ -233,14 +233,14 @@ def _painted(rng: np.random.Generator, below: Image, mask: Image, inside: NDArra
         rim = mask - cv2.erode(rim, np.ones((3, 3), np.uint8))[1:-1, 1:-1]
         fill[rim > 127] = 20.0 if colour.mean() > 127 else 235.0
     alpha = mask[..., None] / np.float32(255)
-    return np.clip(below * (1 - alpha) + fill * alpha, 0, 255).astype(np.uint8)
+    return _to_uint8(below * (1 - alpha) + fill * alpha)
 
 
 def _waves(rng: np.random.Generator, height: int, width: int, *, period: float) -> Field2D:
     angle, frequency = rng.uniform(0, np.pi), 2 * np.pi / period
     x = np.arange(width, dtype=np.float32) * np.float32(frequency * math.cos(angle))
     y = np.arange(height, dtype=np.float32) * np.float32(frequency * math.sin(angle))
-    return np.sin(x + (y + np.float32(rng.uniform(0, 6)))[:, None])
+    return np.asarray(np.sin(x + (y + np.float32(rng.uniform(0, 6)))[:, None]), np.float32)
 
 
 def _clouds(rng: np.random.Generator, height: int, width: int, *, cells: int) -> NDArray[np.float32]:
@@ -262,7 +262,7 @@ def _background(rng: np.random.Generator, height: int, width: int) -> Image:
         first = _waves(rng, height, width, period=rng.uniform(24, 80))
         second = _waves(rng, height, width, period=rng.uniform(24, 80))
         canvas += np.float32(rng.uniform(5, 14)) * np.sign(first * second)[..., None]
-    image = np.clip(canvas, 0, 255).astype(np.uint8)
+    image = _to_uint8(canvas)
     if pattern == 2:
         for start, end in rng.uniform(-0.2, 1.2, (rng.integers(3, 9), 2, 2)) * (width, height):
             colour = np.clip(image.mean(axis=(0, 1)) + rng.uniform(-70, 70, 3), 0, 255).tolist()
@@ -276,4 +276,8 @@ def _finish(rng: np.random.Generator, image: Image) -> Image:
     if rng.random() < 0.3:
         image = np.asarray(cv2.GaussianBlur(image, (0, 0), rng.uniform(0.4, 0.9)), np.uint8)
     grain = rng.standard_normal(image.shape, np.float32) * np.float32(rng.uniform(1, 7))
-    return np.clip(image + grain, 0, 255).astype(np.uint8)
+    return _to_uint8(image + grain)
+
+
+def _to_uint8(values: NDArray[np.floating]) -> Image:
+    return np.asarray(np.clip(values, 0, 255), np.uint8)

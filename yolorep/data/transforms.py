@@ -55,7 +55,7 @@ def to_normalized(boxes: Boxes, shape: Shape) -> NDArray[np.float32]:
 
 
 def affine_matrix(rng: np.random.Generator, hyp: Hyp, *, source: Shape, target: Shape) -> tuple[Matrix, float]:
-    """Draws the map from a canvas to the network input: rotation, scale, shear and perspective about the centre, then a shift.
+    """Draws the map from a canvas to the network input: rotation, scale, shear, perspective about the centre; a shift.
 
     Args:
         rng: source of the draw.
@@ -93,7 +93,7 @@ def warp(image: Image, matrix: Matrix, target: Shape) -> Image:
 
 
 def warp_boxes(boxes: Boxes, matrix: Matrix, scale: float, target: Shape) -> Boxes:
-    """Maps boxes by a matrix: the box around the four mapped corners, clipped; boxes of which too little is left are dropped.
+    """Maps boxes: the box around the four mapped corners, clipped; one of which too little is left is dropped.
 
     Args:
         boxes: on the canvas.
@@ -116,7 +116,7 @@ def warp_boxes(boxes: Boxes, matrix: Matrix, scale: float, target: Shape) -> Box
         & (after.prod(axis=1) > _MIN_AREA * (before.prod(axis=1) + 1e-16))
         & (aspect < _MAX_ASPECT)
     )
-    return np.concatenate([boxes[:, :1], low, high], axis=1)[keep].astype(np.float32)
+    return np.asarray(np.concatenate([boxes[:, :1], low, high], axis=1)[keep], np.float32)
 
 
 def visible_window(matrix: Matrix, canvas: Shape, target: Shape) -> tuple[int, int, int, int]:
@@ -218,10 +218,10 @@ def random_flips(image: Image, boxes: Boxes, rng: np.random.Generator, hyp: Hyp)
     up_down, left_right = rng.random(2) < (hyp.flipud, hyp.fliplr)
     boxes = boxes.copy()
     if up_down:
-        image = cv2.flip(image, 0)
+        image = np.asarray(cv2.flip(image, 0), np.uint8)
         boxes[:, [2, 4]] = height - boxes[:, [4, 2]]
     if left_right:
-        image = cv2.flip(image, 1)
+        image = np.asarray(cv2.flip(image, 1), np.uint8)
         boxes[:, [1, 3]] = width - boxes[:, [3, 1]]
     return image, boxes
 

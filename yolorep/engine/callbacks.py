@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from yolorep.console import say
-from yolorep.engine.trainer import Callback, EpochResult, Trainer
+from yolorep.engine.trainer import Callback, EpochResult, TrainBatch, Trainer
 from yolorep.files import write_text
+from yolorep.metrics import METRICS
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-#: The numbers pycocotools gives, by the names used everywhere.
-METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+    from yolorep.data.annotations import Annotations
+
 _COLUMNS = (
     "epoch",
     *(f"train/{term}" for term in ("box", "obj", "cls")),
@@ -157,3 +158,31 @@ class Checkpoints(Callback):
         if self.period > 0 and (result.epoch + 1) % self.period == 0:
             self.save_best(trainer, self.folder / f"epoch{result.epoch + 1}.pt")
         self.save_last(trainer, self.folder / "last.pt")
+
+
+class Plots(Callback):
+    """Pictures of what went in and of how it went.
+
+    Args:
+        folder: Where to put them.
+        annotations: The training set.
+    """
+
+    def __init__(self, folder: Path, annotations: Annotations) -> None:
+        self.folder = folder
+        self.annotations = annotations
+
+    def on_batch(self, trainer: Trainer, batch: TrainBatch, iteration: int) -> None:
+        """Draw the first batch."""
+        if iteration == 0:
+            from yolorep.engine.grids import plot_batch
+
+            plot_batch(batch.images, batch.targets, self.annotations.names, self.folder / "train_batch.jpg")
+
+    def on_end(self, trainer: Trainer) -> None:
+        """Draw the curves and the labels."""
+        from yolorep.engine.plots import plot_labels, plot_results
+
+        boxes = self.annotations.boxes
+        plot_labels(boxes[:, 0], boxes[:, 1:], self.annotations.names, self.folder / "labels.png")
+        plot_results(self.folder / "results.csv", self.folder / "results.png")

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from yolorep.models.detector import Detector
@@ -14,10 +15,6 @@ from yolorep.runtime.metadata import Metadata
 
 INPUT = "images"
 OUTPUTS = ("boxes", "scores")
-
-
-class ExportError(RuntimeError):
-    """A file could not be written, or does not compute what the model computes. Nothing is left behind."""
 
 
 class Deployed(nn.Module):
@@ -64,5 +61,5 @@ class Exporter(ABC):
         """
 
     @abstractmethod
-    def open(self, path: Path) -> Backend:
+    def open(self, path: Path, *, device: torch.device) -> Backend:
         """Opens a written file for running."""

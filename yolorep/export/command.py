@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,8 +13,10 @@ from torch import Tensor
 import yolorep
 from yolorep.console import say
 from yolorep.engine.build import load_model
-from yolorep.errors import UserError, suggest
-from yolorep.export.base import Deployed, Exporter, ExportError
+from yolorep.engine.device import select_device
+from yolorep.engine.image_size import fit_image_size
+from yolorep.errors import ExportError, UserError, suggest
+from yolorep.export.base import Deployed, Exporter
 from yolorep.export.onnx import OnnxExporter
 from yolorep.export.samples import sample_batches
 from yolorep.export.torchscript import TorchScriptExporter
@@ -48,20 +51,28 @@ def export(options: ExportOptions) -> list[Path]:
         ExportError: if a file differs from the model; that file is not kept.
     """
     exporters = [make_exporter(name, options) for name in dict.fromkeys(options.include)]
+    device = select_device(options.device)
+    if options.batch_size < 1:
+        raise UserError(f"--batch-size: expected 1 or more, found {options.batch_size}")
     weights = Path(options.weights)
     model = load_model(weights)
-    size = round_up(options.imgsz, model.max_stride)
-    if size != options.imgsz:
-        say(f"--imgsz {options.imgsz} rounded up to {size}, a multiple of the stride {model.max_stride}")
+    size = fit_image_size(options.imgsz, model.max_stride)
     fused, report = fuse(model, image_size=size)
     say(f"{weights}: fused {len(report.records)} blocks, {report.params:,} -> {report.params_fused:,} parameters")
     shapes = input_shapes(size, stride=model.max_stride, batch_size=options.batch_size, dynamic=options.dynamic)
     batches = sample_batches(shapes, data=options.data)
+    metadata = Metadata(
+        names=fused.names,
+        strides=fused.strides,
+        image_size=None if options.dynamic else (size, size),
+        batch_size=None if options.dynamic else options.batch_size,
+        version=yolorep.__version__,
+        fuse=fuse_summary(report),
+    )
     files = []
     for exporter in exporters:
         target = weights.with_suffix(exporter.suffix)
-        line = export_model(fused, target, exporter=exporter, batches=batches, dynamic=options.dynamic, report=report)
-        say(line)
+        say(export_model(fused, target, exporter=exporter, metadata=metadata, batches=batches, device=device))
         files.append(target)
     return files
 
@@ -90,14 +101,25 @@ def input_shapes(size: int, *, stride: int, batch_size: int, dynamic: bool) -> l
     return [(1, size, size), (2, short if short < size else size + stride, size)]
 
 
+def fuse_summary(report: FuseReport) -> dict[str, Any]:
+    """What an exported file says of the fuse it was made by."""
+    return {
+        "kinds": report.kinds,
+        "max_error": report.max_error,
+        "params": report.params,
+        "params_fused": report.params_fused,
+        "kept": [kept.name for kept in report.kept],
+    }
+
+
 def export_model(
     fused: Detector,
     target: Path,
     *,
     exporter: Exporter,
+    metadata: Metadata,
     batches: Sequence[Tensor],
-    dynamic: bool,
-    report: FuseReport,
+    device: torch.device,
 ) -> str:
     """Writes one file, runs it, and keeps it only if it computes what the model computes.
 
@@ -105,46 +127,32 @@ def export_model(
         fused: the model, in eval mode on the CPU.
         target: the file to write; replaced in one step once the new one is proved.
         exporter: the format.
-        batches: uint8 images; a static file takes exactly the shape of the first.
-        dynamic: whether the file takes any batch size, height and width.
-        report: of the fuse; its summary goes into the file.
+        metadata: goes into the file, and says whether it takes one input shape or any.
+        batches: (n, 3, height, width) uint8 RGB images to compare on.
+        device: where to compare.
 
     Returns:
         A line for people: what was written and how far it is from the model.
 
     Raises:
-        ExportError: if the format's tools fail, or the file differs from the model.
-        UserError: if the file cannot be written.
+        ExportError: if the file cannot be run, or differs from the model.
+        UserError: if it cannot be written.
     """
-    shape = batches[0].shape
-    metadata = Metadata(
-        names=fused.names,
-        strides=fused.strides,
-        image_size=None if dynamic else (int(shape[2]), int(shape[3])),
-        batch_size=None if dynamic else len(batches[0]),
-        version=yolorep.__version__,
-        fuse={
-            "kinds": report.kinds,
-            "max_error": report.max_error,
-            "params": report.params,
-            "params_fused": report.params_fused,
-            "kept": [kept.name for kept in report.kept],
-        },
-    )
-    # torch.export takes a 1, and two equal numbers, for constants: the example of a dynamic file has neither.
-    example = (
-        torch.zeros(2, 3, int(shape[2]), int(shape[3]) + fused.max_stride) if dynamic else batches[0].float() / 255
-    )
+    if metadata.image_size is None or metadata.batch_size is None:
+        # All different, and none of them 1: torch.export would take those for constants.
+        example, form = torch.zeros(2, 3, 3 * fused.max_stride, 4 * fused.max_stride), "any batch, height and width"
+    else:
+        example = torch.zeros(metadata.batch_size, 3, *metadata.image_size)
+        form = f"input {'x'.join(map(str, example.shape))}"
     with atomic_write(target) as temporary:
         try:
             exporter.write(Deployed(fused).eval(), temporary, example=example, metadata=metadata)
         except OSError as error:
             raise UserError(f"{target}: cannot be written ({error.strerror})") from error
         try:
-            comparison = compare(exporter.open(temporary), TorchBackend(fused), batches)
+            comparison = compare(exporter.open(temporary, device=device), TorchBackend(fused, device=device), batches)
             comparison.require_equal()
         except (UserError, ExportError) as error:
-            raise ExportError(f"{target}: not written: {str(error).replace(str(temporary), target.name)}") from error
+            raise ExportError(f"{target}: not written: {str(error).replace(str(temporary), 'the file')}") from error
         size = temporary.stat().st_size
-    form = "any batch and image size" if dynamic else "input " + "x".join(map(str, shape))
     return f"{target}: {size / 1e6:.1f} MB, {form}; {comparison}"

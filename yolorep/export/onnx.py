@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from yolorep.export.base import INPUT, OUTPUTS, Deployed, Exporter, ExportError
+from yolorep.errors import ExportError
+from yolorep.export.base import INPUT, OUTPUTS, Deployed, Exporter
 from yolorep.runtime.base import Backend
 from yolorep.runtime.metadata import Metadata
 from yolorep.runtime.onnx import OnnxBackend
@@ -59,8 +60,8 @@ class OnnxExporter(Exporter):
         onnx.checker.check_model(model)
         onnx.save(model, str(path))
 
-    def open(self, path: Path) -> Backend:
-        return OnnxBackend(path)
+    def open(self, path: Path, *, device: torch.device) -> Backend:
+        return OnnxBackend(path, device=device)
 
 
 def _dynamic_shape(stride: int) -> dict[int, Any]:

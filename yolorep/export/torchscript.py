@@ -26,5 +26,5 @@ class TorchScriptExporter(Exporter):
             module = torch.jit.freeze(torch.jit.trace(network, (example,), check_trace=False))
             torch.jit.save(module, str(path), _extra_files={METADATA_FILE: json.dumps(metadata.to_strings())})
 
-    def open(self, path: Path) -> Backend:
-        return TorchScriptBackend(path)
+    def open(self, path: Path, *, device: torch.device) -> Backend:
+        return TorchScriptBackend(path, device=device)

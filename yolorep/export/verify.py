@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from yolorep.export.base import ExportError
+from yolorep.errors import ExportError
 from yolorep.runtime.base import Backend
 
 #: Largest allowed difference of any class score, and of any box edge in pixels.

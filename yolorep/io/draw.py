@@ -23,7 +23,7 @@ Colour = tuple[int, int, int]
 
 #: Hues (degrees in OKLCH) of the first classes, far apart from one to the next; later classes repeat them at other
 #: lightnesses. Sorted by hand so that a data set of two or three classes gets the clearest contrast.
-HUES = (255, 45, 145, 345, 95, 205, 300, 20, 175, 70, 325, 120, 230)
+HUES = (255, 45, 145, 345, 105, 200, 310, 15, 170, 75, 225, 285)
 #: (lightness, chroma) of each round through the hues.
 TONES = ((0.70, 0.17), (0.82, 0.13), (0.56, 0.16), (0.76, 0.08), (0.64, 0.23), (0.46, 0.12), (0.90, 0.09))
 
@@ -58,7 +58,7 @@ def draw(
     for i in order:
         x1, y1, x2, y2 = corners[i].tolist()
         colour = class_colour(int(detections.class_id[i]))
-        cv2.rectangle(canvas, (x1, y1), (x2, y2), colour, line, cv2.LINE_AA)
+        cv2.rectangle(canvas, (x1, y1), (x2, y2), colour, line)
     if hide_labels:
         return canvas
     # All labels after all boxes: no line crosses a text.

@@ -133,9 +133,7 @@ class VideoSink(Sink):
         self._file.close()  # renames the temporary file, however the run ended: what is written can be played
         written = _count_frames(self._target)
         if written < self._count:
-            raise UserError(
-                f"{self._target}: {self._count} frames were sent, the file holds {written}; is the disk full?"
-            )
+            raise UserError(f"{self._target}: holds {written} of {self._count} frames; is the disk full?")
 
     def _open(self, frame: Frame) -> None:
         self._target = self._folder / f"{self._names.of(frame.path)}.mp4"

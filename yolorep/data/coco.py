@@ -1,0 +1,159 @@
+"""COCO JSON annotations (``instances_*.json``)."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from yolorep.data.cache import cache_file, load_arrays, pack_json, save_arrays, unpack_json
+from yolorep.errors import UserError
+
+#: Files above this many bytes take long to parse; what they said is cached.
+_CACHE_ABOVE = 1 << 20
+
+
+@dataclass(frozen=True)
+class CocoFile:
+    """A COCO annotation file, checked.
+
+    Attributes:
+        path: the file.
+        category_ids: ascending.
+        category_names: of these ids.
+        image_ids: of the images, in the order of the file.
+        file_names: of the images.
+        sizes: (n, 2) height and width as the file states them, 0 where it does not.
+        objects: (m, 8) ``image position, category id, left, top, width, height, area, crowd`` in pixels, by image.
+    """
+
+    path: Path
+    category_ids: list[int]
+    category_names: list[str]
+    image_ids: list[int] | list[str]
+    file_names: list[str]
+    sizes: NDArray[np.int64]
+    objects: NDArray[np.float64]
+
+
+def read_coco(path: Path) -> CocoFile:
+    """Reads a COCO annotation file, a large one from the cache if it is unchanged.
+
+    Raises:
+        UserError: if it is no such file, naming the first record at fault.
+    """
+    cache = cache_file("coco", [str(path)])
+    if arrays := load_arrays(cache):
+        ids, names, image_ids, file_names = unpack_json(arrays["lists"])
+        return CocoFile(path, ids, names, image_ids, file_names, arrays["sizes"], arrays["objects"])
+    content = _load_json(path)
+    if not isinstance(content, dict) or not all(isinstance(content.get(key), list) for key in ("images", "categories")):
+        raise UserError(
+            f"{path}: expected COCO JSON with the lists images, annotations and categories, found other content"
+        )
+    categories = _categories(content["categories"], path)
+    images = content["images"]
+    for image in images:
+        if not _is_image(image):
+            raise UserError(f"{path}: expected every image to have 'id' and 'file_name', found {str(image)[:120]}")
+    positions = {image["id"]: position for position, image in enumerate(images)}
+    if len(positions) != len(images):
+        raise UserError(
+            f"{path}: expected every image to have its own id, found {len(images) - len(positions)} used again"
+        )
+    rows = [_row(record, positions, categories, path) for record in content.get("annotations") or []]
+    objects = np.array(rows, np.float64).reshape(-1, 8)
+    coco = CocoFile(
+        path=path,
+        category_ids=list(categories),
+        category_names=list(categories.values()),
+        image_ids=[image["id"] for image in images],
+        file_names=[image["file_name"] for image in images],
+        sizes=np.array([(image.get("height") or 0, image.get("width") or 0) for image in images], np.int64).reshape(
+            -1, 2
+        ),
+        objects=objects[np.argsort(objects[:, 0], kind="stable")],
+    )
+    if path.stat().st_size > _CACHE_ABOVE:
+        lists = [coco.category_ids, coco.category_names, coco.image_ids, coco.file_names]
+        save_arrays(cache, {"lists": pack_json(lists), "sizes": coco.sizes, "objects": coco.objects})
+    return coco
+
+
+def match_categories(coco: CocoFile, names: tuple[str, ...]) -> tuple[dict[int, int], tuple[int, ...]]:
+    """Matches categories with class names: by name, or if the names differ but not their number, in order of the ids.
+
+    Returns:
+        (category id -> class index, category id of each class).
+
+    Raises:
+        UserError: if they match neither way.
+    """
+    by_name = {name: index for index, name in enumerate(names)}
+    if len(by_name) == len(names) and set(coco.category_names) <= set(names):
+        to_class = {key: by_name[name] for key, name in zip(coco.category_ids, coco.category_names, strict=True)}
+    elif len(names) == len(coco.category_ids):
+        to_class = {category_id: index for index, category_id in enumerate(coco.category_ids)}
+    else:
+        other = sorted(set(coco.category_names) - set(names))
+        raise UserError(
+            f"{coco.path}: expected categories among the {len(names)} class names, found {len(coco.category_ids)} "
+            f"categories, not among them {', '.join(other[:5])}; correct names in the data YAML or leave them out"
+        )
+    to_category = {index: category_id for category_id, index in to_class.items()}
+    # A class the file does not know gets an id that no category has.
+    unknown = max(coco.category_ids) + 1
+    return to_class, tuple(to_category.get(index, unknown + index) for index in range(len(names)))
+
+
+def _load_json(path: Path) -> Any:
+    try:
+        with path.open("rb") as file:
+            return json.load(file)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: expected a COCO JSON file, found text that is not JSON ({error})") from error
+
+
+def _categories(records: Any, path: Path) -> dict[int, str]:
+    try:
+        names = {record["id"]: str(record["name"]) for record in records}
+        complete = bool(names) and len(names) == len(records) and all(isinstance(key, int) for key in names)
+    except (KeyError, TypeError):
+        complete = False
+    if not complete:
+        raise UserError(
+            f"{path}: expected categories with distinct integer 'id' and a 'name', found {str(records)[:120]}"
+        )
+    return dict(sorted(names.items()))
+
+
+def _is_image(record: Any) -> bool:
+    return (
+        isinstance(record, dict)
+        and isinstance(record.get("id"), int | str)
+        and isinstance(record.get("file_name"), str)
+        and all(isinstance(record.get(key) or 0, int) for key in ("height", "width"))
+    )
+
+
+def _row(record: Any, positions: dict[int | str, int], categories: dict[int, str], path: Path) -> tuple[float, ...]:
+    try:
+        left, top, width, height = map(float, record["bbox"])
+        area, crowd = float(record.get("area", width * height)), bool(record.get("iscrowd", 0))
+        row = (positions[record["image_id"]], record["category_id"], left, top, width, height, area, crowd)
+        good = row[1] in categories and all(map(math.isfinite, row)) and width >= 0 and height >= 0
+    except (KeyError, TypeError, ValueError, AttributeError):
+        good = False
+    if not good:
+        raise UserError(
+            f"{path}: expected every annotation to have the image_id of an image, the category_id of a category and a "
+            f"bbox [left, top, width, height], found {str(record)[:160]}"
+        )
+    return row
