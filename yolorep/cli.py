@@ -152,7 +152,7 @@ def _add_flag(command: argparse.ArgumentParser, field: Any, hint: Any) -> None:
     if "_" in field.name:
         flags.append(f"--{field.name}")
     kwargs: dict[str, Any] = {"dest": field.name, "default": default, "help": meta["help"].replace("%", "%%")}
-    kinds = [kind for kind in (typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,))]
+    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     kind = next(kind for kind in kinds if kind is not type(None))
     if default is None or default == "" or kind is bool:
         kwargs["help"] += " "  # no "(default: None)" behind it

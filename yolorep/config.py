@@ -22,7 +22,7 @@ def cache_dir() -> Path:
 
 
 def resources_dir() -> Path:
-    """The folder holding the packaged ``cfg/`` and ``data/``: inside a wheel, or the repository of an editable install."""
+    """The folder with the packaged ``cfg/`` and ``data/``: inside a wheel, or the repository of an editable install."""
     package = Path(__file__).parent
     return package / "resources" if (package / "resources").is_dir() else package.parent
 

@@ -54,10 +54,8 @@ def progress(
                     bar.set_postfix_str(status(), refresh=False)
         return
     start = last = time.monotonic()
-    count = 0
-    for item in iterable:
+    for count, item in enumerate(iterable, start=1):
         yield item
-        count += 1
         now = time.monotonic()
         if now - last >= PLAIN_INTERVAL:
             last = now

@@ -66,7 +66,9 @@ def new_run_dir(project: str | Path, name: str, *, exist_ok: bool = False) -> Pa
             return folder
         except FileExistsError:
             if not folder.is_dir():
-                raise UserError(f"{folder}: expected a folder to write results to, found a file; use --project") from None
+                raise UserError(
+                    f"{folder}: expected a folder to write results to, found a file; use --project"
+                ) from None
             number += 1
         except OSError as error:
             raise UserError(

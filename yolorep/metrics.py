@@ -53,9 +53,7 @@ class CocoMetric:
         category_ids: category id of each class.
     """
 
-    def __init__(
-        self, ground_truth: Mapping[str, Any], *, names: Sequence[str], category_ids: Sequence[int]
-    ) -> None:
+    def __init__(self, ground_truth: Mapping[str, Any], *, names: Sequence[str], category_ids: Sequence[int]) -> None:
         self.ground_truth = ground_truth
         self.names = tuple(names)
         self.category_ids = tuple(category_ids)
@@ -100,10 +98,11 @@ class CocoMetric:
             evaluation.accumulate()
             evaluation.summarize()
         metrics = dict(zip(METRICS, map(float, evaluation.stats), strict=True))
-        every_precision = np.asarray(evaluation.eval["precision"])
+        # pycocotools sorts the categories; this is the order of the names.
+        order = np.argsort(np.argsort(self.category_ids))
+        every_precision = np.asarray(evaluation.eval["precision"])[:, :, order]
         precision = every_precision[..., 0, 2]  # all sizes, 100 detections
-        recall = np.asarray(evaluation.eval["recall"])[..., 0, 2]
-        # pycocotools sorts nothing: results come in the order of catIds.
+        recall = np.asarray(evaluation.eval["recall"])[:, order, 0, 2]
         per_class = tuple(
             ClassResult(
                 name=name,

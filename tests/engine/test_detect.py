@@ -78,9 +78,8 @@ def test_everything_saved(run: Run, tmp_path: Path) -> None:
     assert folder
     crops = [f"crops/square/{name}.jpg" for name in ("clip_1", "clip_2", "clip_3", "x", "x_2")]
     labels = [f"labels/{name}.txt" for name in ("clip_1", "clip_2", "clip_3", "x", "x_2")]
-    assert files(folder) == sorted(
-        [*crops, *labels, "clip.mp4", "predictions.csv", "predictions.json", "x.jpg", "x_2.jpg"]
-    )
+    others = ["clip.mp4", "predictions.csv", "predictions.json", "x.jpg", "x_2.jpg"]
+    assert files(folder) == [others[0], *crops, *labels, *others[1:]]
     class_id, *values = (folder / "labels" / "x.txt").read_text().split()
     assert class_id == "1"
     np.testing.assert_allclose([float(v) for v in values], [70 / 128, 40 / 96, 60 / 128, 40 / 96, 0.9], atol=0.01)
@@ -127,7 +126,9 @@ def test_nothing_readable(run: Run, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_interrupted_video_can_be_played(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_video_can_be_played(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     write_video(tmp_path / "in" / "clip.mp4", 20)
     shown = []
 
@@ -143,6 +144,8 @@ def test_interrupted_video_can_be_played(run: Run, tmp_path: Path, monkeypatch: 
     assert files(tmp_path / "out") == ["exp/clip.mp4", "exp/predictions.json"]
     assert probe_video(tmp_path / "out" / "exp" / "clip.mp4")[0] == 7
     assert len(json.loads((tmp_path / "out" / "exp" / "predictions.json").read_text())) == 7
+    line, last = capsys.readouterr().out.splitlines()
+    assert "clip.mp4: 8 frames" in line and last == f"results: {tmp_path / 'out' / 'exp'}"
 
 
 @pytest.mark.parametrize(

@@ -122,16 +122,18 @@ def test_video_sink_that_cannot_open(tmp_path: Path, monkeypatch: pytest.MonkeyP
         VideoSink(tmp_path, OutputNames()) as sink,
     ):
         sink.write(video(), FOUND, make_image())
+    assert files(tmp_path) == []
 
 
 def test_video_sink_notices_missing_frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sinks, "_count_frames", lambda path: 1)
     with (
-        pytest.raises(UserError, match="holds 1 of 2 frames; is the disk full"),
+        pytest.raises(UserError, match="1 of 2 frames could be written; is the disk full"),
         VideoSink(tmp_path, OutputNames()) as sink,
     ):
         sink.write(video(0), FOUND, make_image())
         sink.write(video(1), FOUND, make_image())
+    assert files(tmp_path) == []
 
 
 @pytest.mark.parametrize("save_conf", [False, True])

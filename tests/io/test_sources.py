@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import cv2
 import numpy as np
@@ -163,13 +164,13 @@ def test_wrong_stride(media: Path) -> None:
 class FakeCamera:
     """A live stream of three frames."""
 
-    opened: list[object] = []
+    opened: ClassVar[list[object]] = []
 
     def __init__(self, source: object) -> None:
         self.opened.append(source)
         self.left = 3
 
-    def isOpened(self) -> bool:  # noqa: N802
+    def isOpened(self) -> bool:
         return True
 
     def get(self, prop: int) -> float:

@@ -8,13 +8,14 @@ from yolorep.runtime.metadata import Metadata
 
 STATIC = Metadata(
     names=("größe", 'say "hi"'),
+    stride=32,
     strides=(8, 16),
     image_size=(320, 640),
     batch_size=2,
     version="1.2",
     fuse={"kinds": {"ConvBN": 3}},
 )
-DYNAMIC = Metadata(names=("a",), strides=(32,), image_size=None, batch_size=None, version="1.2")
+DYNAMIC = Metadata(names=("a",), stride=32, strides=(32,), image_size=None, batch_size=None, version="1.2")
 
 
 @pytest.mark.parametrize("metadata", [STATIC, DYNAMIC])
@@ -35,8 +36,8 @@ def test_says_how_to_prepare_an_image():
     "change",
     [
         {"names": "not json"},
-        {"strides": "[]"},
-        {"strides": "[0]"},
+        {"stride": "[]"},
+        {"stride": "0"},
         {"strides": "7"},
         {"image_size": "[1]"},
         {"image_size": None},

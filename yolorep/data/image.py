@@ -62,11 +62,13 @@ def probe_image(path: str | os.PathLike[str]) -> tuple[int, int]:
     data = _read_bytes(path)
     try:
         with Image.open(io.BytesIO(data)) as image:
-            width, height = image.size
-            orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
+            whole = image.size
             # JPEG at 1/8 scale: every coefficient is still read, most of the arithmetic is saved.
-            image.draft("L", (1, 1))
+            drafted = image.draft("L", (1, 1)) is not None
             image.load()
+            # After loading: Pillow turns a TIFF upright itself.
+            width, height = whole if drafted else image.size
+            orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
     except (UnidentifiedImageError, Image.DecompressionBombError):
         # 16-bit colour TIFF, for one, is known to OpenCV only.
         decoded = _decode_cv2(data)

@@ -202,7 +202,9 @@ class _Loader(Generic[B]):
     def __iter__(self) -> Iterator[B]:
         for batch in self._loader:
             if isinstance(batch, UserError):
-                raise batch
+                # A new one: raising a local variable makes a reference cycle, and the workers would be stopped by the
+                # garbage collector, which takes them ten seconds.
+                raise UserError(str(batch))
             yield batch
 
 

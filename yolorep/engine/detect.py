@@ -75,6 +75,8 @@ def detect(options: DetectOptions) -> Path | None:
         items = _skip_unreadable(items, options.source)  # a run folder appears once there is something to put into it
         saves = (not options.nosave, options.save_txt, options.save_csv, options.save_json, options.save_crop)
         folder = new_run_dir(options.project, options.name, exist_ok=options.exist_ok) if any(saves) else None
+        if folder:
+            stack.callback(say, f"results: {folder}")  # after the sinks are closed, however the run ends
         sinks: list[Sink] = [view] if view else []
         for sink in _file_sinks(options, folder, names) if folder else ():
             sinks.append(stack.enter_context(sink))
@@ -89,9 +91,7 @@ def detect(options: DetectOptions) -> Path | None:
                 total.add(summary)
             if view and view.quit:
                 break
-    say(total.speed())
-    if folder:
-        say(f"results: {folder}")
+        say(total.speed())
     return folder
 
 
@@ -190,7 +190,7 @@ def _skip_unreadable(items: Iterator[Frame | Unreadable], source: str) -> Iterat
     Raises:
         UserError: if there is none.
     """
-    problems = []
+    problems: list[Unreadable] = []
     for item in items:
         if isinstance(item, Frame):
             for problem in problems:

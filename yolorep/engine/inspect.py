@@ -149,7 +149,9 @@ def _kind(layer: nn.Module) -> str:
 
 def _table(info: dict[str, Any], name: str) -> str:
     timed = "ms" in info["layers"][0]
-    header = f"{'row':>4} {'from':>14}  {'module':18}{'output':>18}{'parameters':>14}{'fused':>14}{'GFLOPs':>9}{'fused':>9}"
+    header = (
+        f"{'row':>4} {'from':>14}  {'module':18}{'output':>18}{'parameters':>14}{'fused':>14}{'GFLOPs':>9}{'fused':>9}"
+    )
     lines = [header + (f"{'ms':>9}{'fused':>9}" if timed else "")]
     for layer in info["layers"]:
         source, shape = str(layer["from"]), "x".join(map(str, layer["shape"]))

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 #: Okabe & Ito (2008), "Color Universal Design": told apart with every kind of colour vision. Yellow is left out: it
 #: is too light for a line on white.
 LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-STYLE = {
+STYLE: dict[str, Any] = {
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -113,7 +113,7 @@ def plot_pr_curve(precision: NDArray[np.float64], names: Sequence[str], out: Pat
         curve.set(title="Precision over recall at IoU 0.5", box_aspect=1, anchor="N")
         recall = np.linspace(0, 1, curves.shape[1])
         few = len(present) <= FEW_CLASSES
-        for i, k in enumerate(present):
+        for i, k in enumerate(present.tolist()):
             if few:
                 curve.plot(recall, curves[0, :, k], color=LINES[i], lw=1.4, label=f"{names[k]} {ap50[k]:.3f}")
             else:
@@ -218,7 +218,7 @@ def plot_confusion_matrix(matrix: NDArray[np.int64], names: Sequence[str], out: 
                 colour = "white" if share[row, column] > 0.55 else "black"
                 text = f"{share[row, column]:.2f}\n{matrix[row, column]}"
                 axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=7.5)
-        figure.colorbar(picture, ax=axes, shrink=0.6, aspect=30).outline.set_visible(False)  # type: ignore[operator]
+        figure.colorbar(picture, ax=axes, shrink=0.6, aspect=30).outline.set_visible(False)
 
 
 def plot_labels(class_ids: NDArray[Any], boxes: NDArray[np.float32], names: Sequence[str], out: Path) -> None:
@@ -233,7 +233,7 @@ def plot_labels(class_ids: NDArray[Any], boxes: NDArray[np.float32], names: Sequ
     counts = np.bincount(class_ids.astype(np.int64), minlength=len(names))
     crowded = len(names) > 12
     with _picture(out, max(11.0, min(0.13 * len(names) + 6, 20)), 8.4) as figure:
-        top, bottom = figure.subfigures(2, 1, height_ratios=(1, 1.2))
+        top, bottom = figure.subfigures(2, 1, height_ratios=(1, 1.2))  # type: ignore[misc]
         histogram = top.subplots()
         columns = histogram.bar(range(len(names)), counts, color=LINES[0])
         histogram.set_xticks(range(len(names)), names, rotation=90 if crowded else 0, fontsize=7 if crowded else 9)

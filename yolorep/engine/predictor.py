@@ -128,7 +128,7 @@ class Predictor:
         self.timing = Timing()
 
     @overload
-    def __call__(self, images: Image | str | Path) -> Detections: ...
+    def __call__(self, images: Image | str | Path) -> Detections: ...  # type: ignore[overload-overlap]  # a str is one path
 
     @overload
     def __call__(self, images: Sequence[Image | str | Path]) -> list[Detections]: ...

@@ -49,34 +49,29 @@ def starting_model(cfg: str | None, weights: str | None, *, names: Sequence[str]
         say(f"the data set's {len(names)} classes replace the {len(checkpoint.names)} of {weights}")
     source = checkpoint.state_dict if checkpoint.ema is None else checkpoint.ema
     report = transfer_weights(model, source, names=checkpoint.names, anchors=not cfg)
-    if not report.transferred:
+    if not report.outside_head:
         raise UserError(f"{weights}: expected weights that fit {cfg}, found none of the same name and shape")
     say(f"{weights}: {report}")
     return model
 
 
-def freeze_layers(model: Detector, layers: Sequence[int]) -> int:
+def freeze_layers(model: Detector, layers: Sequence[int]) -> None:
     """Exclude layers from training. Their BatchNorm statistics still follow the data, as in YOLOv5.
 
     Args:
         model: The model.
-        layers: Indices of layers, or a single number N for the first N layers.
-
-    Returns:
-        Number of parameters frozen.
+        layers: Indices of layers, or a single number N for the first N layers; empty for none.
 
     Raises:
         UserError: if a layer does not exist or none is left to train.
     """
     count = len(model.model)
-    chosen = range(layers[0]) if len(layers) == 1 else layers
-    if wrong := [index for index in (*layers, *chosen) if not 0 <= index <= count - (len(layers) > 1)]:
-        raise UserError(f"--freeze: expected layers 0 to {count - 1}, or one number up to {count}, found {wrong[0]}")
-    frozen = 0
-    for index in chosen:
-        for parameter in model.model[index].parameters():
-            parameter.requires_grad_(False)
-            frozen += parameter.numel()
+    first = len(layers) == 1
+    if wrong := [number for number in layers if not 0 <= number <= (count if first else count - 1)]:
+        raise UserError(f"--freeze: expected layers 0 to {count - 1}, or a single number up to {count}, found {wrong[0]}")
+    for index in range(layers[0]) if first else layers:
+        model.model[index].requires_grad_(False)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise UserError(f"--freeze {layers[0]}: expected a layer left to train, found all {count} frozen")
-    return frozen
+    if frozen := sum(parameter.numel() for parameter in model.parameters() if not parameter.requires_grad):
+        say(f"--freeze: {frozen:,} parameters stay as they are")

@@ -106,6 +106,7 @@ def new_run(options: TrainOptions) -> Run:
         options.cfg, options.weights, names=("item",) if options.single_cls and len(names) > 1 else names
     )
     options = replace(options, imgsz=fit_image_size(options.imgsz, model.max_stride))
+    freeze_layers(model, options.freeze or [])
     train_set, val_set = load_data(options)
     if not options.noautoanchor:
         _fit_anchors(model, train_set, hyp, options)
@@ -132,6 +133,7 @@ def resume_run(options: TrainOptions) -> Run:
         )
     device = select_device(options.device)
     model = checkpoint.build(use_ema=False)
+    freeze_layers(model, options.freeze or [])
     train_set, val_set = load_data(options)
     if train_set.names != model.names:
         raise UserError(
@@ -175,8 +177,6 @@ def create_folder(run: Run) -> Path:
 def build_trainer(run: Run, folder: Path) -> Trainer:
     """Wire loop, loss, optimizer, data and callbacks together."""
     options, hyp, model = run.options, run.hyp, run.model
-    if options.freeze:
-        say(f"{freeze_layers(model, options.freeze):,} parameters are frozen")
     if options.sync_bn:
         say("--sync-bn: there is one process, so there is nothing to synchronize")
     # Channels last: a fifth faster on CPUs, and what tensor cores want.

@@ -21,15 +21,17 @@ class TransferReport:
         transferred: Names of tensors taken over, whole or (the predictors) but for their class rows.
         missing: Names of the model's tensors that keep their initial values.
         classes_kept: The class rows were taken over too.
+        outside_head: Number of tensors taken over into layers before the head.
     """
 
     transferred: tuple[str, ...]
     missing: tuple[str, ...]
     classes_kept: bool
+    outside_head: int
 
     def __str__(self) -> str:
         total = len(self.transferred) + len(self.missing)
-        classes = "" if self.classes_kept or not self.transferred else ", class rows initialized anew"
+        classes = "" if self.classes_kept else ", class rows initialized anew"
         return f"transferred {len(self.transferred)}/{total} tensors{classes}"
 
 
@@ -65,7 +67,8 @@ def transfer_weights(
             if taken:
                 mine.copy_(theirs)
         (transferred if taken else missing).append(name)
-    return TransferReport(tuple(transferred), tuple(missing), classes_kept)
+    outside = sum(not name.startswith(f"{prefix}.") for name in transferred)
+    return TransferReport(tuple(transferred), tuple(missing), classes_kept, outside)
 
 
 def _copy_rows(mine: Tensor, theirs: Tensor, num_anchors: int, *, classes: bool) -> bool:

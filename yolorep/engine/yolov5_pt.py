@@ -18,7 +18,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -137,7 +137,7 @@ def _encode(text: Any, encoding: Any = "latin1") -> bytes:
 class _Reader(pickle._Unpickler):  # the Python implementation: its REDUCE can be overridden
     """Unpickles into tensors, plain values and stubs."""
 
-    dispatch = dict(pickle._Unpickler.dispatch)
+    dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)
 
     def __init__(self, archive: zipfile.ZipFile) -> None:
         names = archive.namelist()

@@ -54,6 +54,8 @@ def export(options: ExportOptions) -> list[Path]:
     device = select_device(options.device)
     if options.batch_size < 1:
         raise UserError(f"--batch-size: expected 1 or more, found {options.batch_size}")
+    if not options.weights:
+        raise UserError("--weights: missing; expected a checkpoint (.pt)")
     weights = Path(options.weights)
     model = load_model(weights)
     size = fit_image_size(options.imgsz, model.max_stride)
@@ -63,6 +65,7 @@ def export(options: ExportOptions) -> list[Path]:
     batches = sample_batches(shapes, data=options.data)
     metadata = Metadata(
         names=fused.names,
+        stride=fused.max_stride,
         strides=fused.strides,
         image_size=None if options.dynamic else (size, size),
         batch_size=None if options.dynamic else options.batch_size,

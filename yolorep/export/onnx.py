@@ -45,7 +45,7 @@ class OnnxExporter(Exporter):
                 input_names=[INPUT],
                 output_names=list(OUTPUTS),
                 opset_version=self.opset,
-                dynamic_shapes=(_dynamic_shape(max(metadata.strides)),) if dynamic else None,
+                dynamic_shapes=(_dynamic_shape(metadata.stride),) if dynamic else None,
                 verbose=False,
             )
         if program is None:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from yolorep.data.catalog import CocoSource, load_data_config
 from yolorep.data.image import IMAGE_SUFFIXES, ImageError, read_image
+from yolorep.data.shapes import render_image
 from yolorep.errors import UserError
 from yolorep.ops.letterbox import LetterBox
 
@@ -51,6 +52,10 @@ def _images(data: str) -> Iterator[NDArray[np.uint8]]:
     """Yields BGR images of the val split, or of the first split there is."""
     config = load_data_config(data)
     split = "val" if "val" in config.splits else next(iter(config.splits))
+    if config.shapes is not None:
+        # A few are drawn here: the whole data set would take seconds.
+        yield from (render_image(config.shapes, split, number)[0] for number in range(getattr(config.shapes, split)))
+        return
     found = config.resolve(split)
     paths: Sequence[str | Path] = sorted(found.images.rglob("*")) if isinstance(found, CocoSource) else found
     for path in paths:

@@ -50,7 +50,7 @@ def draw(
     Returns:
         A new image of the same shape.
     """
-    canvas = image.copy()
+    canvas: Image = image.copy()
     height, width = canvas.shape[:2]
     line = line_thickness or max(1, round(math.sqrt(height * width) / 260))
     order = np.argsort(detections.confidence, kind="stable")  # the most certain is drawn last, on top
@@ -118,7 +118,8 @@ def _text_mask(text: str, size: int) -> NDArray[np.float32]:
     left, _, right, _ = font.getbbox(text)
     sheet = PillowImage.new("L", (max(1, math.ceil(right - left)), max(1, math.ceil(bottom - top))))
     ImageDraw.Draw(sheet).text((-left, -top), text, fill=255, font=font)
-    return np.asarray(sheet, dtype=np.float32) / 255
+    coverage: NDArray[np.float32] = np.asarray(sheet, dtype=np.float32) / np.float32(255)
+    return coverage
 
 
 @cache

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import TextIO
+from typing import TextIO, TypeVar
 from urllib.parse import urlsplit
 
 import cv2
@@ -26,6 +26,7 @@ from yolorep.files import atomic_write, write_text
 from yolorep.io.sources import Frame
 
 Image = NDArray[np.uint8]
+SinkT = TypeVar("SinkT", bound="Sink")
 #: Frames a second of a video whose source does not tell.
 DEFAULT_FPS = 30.0
 
@@ -46,7 +47,7 @@ class Sink(ABC):
     def close(self) -> None:  # noqa: B027 (most sinks have nothing to finish)
         """Finishes the files. Called once, however the run ends."""
 
-    def __enter__(self) -> Sink:
+    def __enter__(self: SinkT) -> SinkT:
         return self
 
     def __exit__(
@@ -109,7 +110,7 @@ class VideoSink(Sink):
         self._folder = folder
         self._names = names
         self._source: str | None = None  # the video being written
-        self._target = folder
+        self._target = self._temporary = folder
         self._writer: cv2.VideoWriter | None = None
         self._size = (0, 0)
         self._count = 0
@@ -130,10 +131,13 @@ class VideoSink(Sink):
             return
         self._writer.release()
         self._writer = self._source = None
-        self._file.close()  # renames the temporary file, however the run ended: what is written can be played
-        written = _count_frames(self._target)
-        if written < self._count:
-            raise UserError(f"{self._target}: holds {written} of {self._count} frames; is the disk full?")
+        # Renames the temporary file, however the run ended: what is written can be played. A damaged one is removed.
+        with self._file:
+            written = max(_count_frames(self._temporary), 0)
+            if written < self._count:
+                raise UserError(
+                    f"{self._target}: {written} of {self._count} frames could be written; is the disk full?"
+                )
 
     def _open(self, frame: Frame) -> None:
         self._target = self._folder / f"{self._names.of(frame.path)}.mp4"
@@ -141,12 +145,14 @@ class VideoSink(Sink):
         height, width = frame.image.shape[:2]
         self._size = (width + width % 2, height + height % 2)
         self._count = 0
-        temporary = self._file.enter_context(atomic_write(self._target))
+        self._temporary = self._file.enter_context(atomic_write(self._target))
         # mp4v is encoded by every build of OpenCV; H.264 by few, for its licence.
-        writer = cv2.VideoWriter(str(temporary), cv2.VideoWriter.fourcc(*"mp4v"), frame.fps or DEFAULT_FPS, self._size)
+        writer = cv2.VideoWriter(
+            str(self._temporary), cv2.VideoWriter.fourcc(*"mp4v"), frame.fps or DEFAULT_FPS, self._size
+        )
         if not writer.isOpened():
-            self._file.close()
-            raise UserError(f"{self._target}: OpenCV cannot write this video ({width}x{height}); use --nosave")
+            with self._file:  # removes the empty file
+                raise UserError(f"{self._target}: OpenCV cannot write this video ({width}x{height}); use --nosave")
         self._writer = writer
         self._source = frame.path
 

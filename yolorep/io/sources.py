@@ -98,10 +98,11 @@ def _read(entries: list[str | Unreadable], vid_stride: int) -> Iterator[Frame | 
 def _read_image(entry: str) -> Frame | Unreadable:
     if _is_stream(entry):
         capture = cv2.VideoCapture(entry)
-        found, image = capture.read()
+        found, picture = capture.read()
         capture.release()
         if not found:
             return Unreadable(entry, "OpenCV cannot read an image from this URL")
+        image = np.asarray(picture, np.uint8)
     else:
         try:
             image = read_image(entry)
@@ -129,7 +130,7 @@ def _read_video(entry: str, vid_stride: int) -> Iterator[Frame | Unreadable]:
                 found, image = capture.retrieve()
                 if not found:
                     break
-                yield Frame(image, entry, index, total, fps, is_video=True)
+                yield Frame(np.asarray(image, np.uint8), entry, index, total, fps, is_video=True)
             index += 1
         if index == 0:
             yield Unreadable(entry, f"not one frame of this {_what(entry)} can be decoded")

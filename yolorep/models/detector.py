@@ -31,6 +31,8 @@ class Detector(nn.Module):
     Attributes:
         model: the graph; its last layer is the head.
         strides: pixels per cell of each output level.
+        max_stride: what image sides must be multiples of: the stride of the coarsest feature, which may be coarser than
+            every output level.
     """
 
     def __init__(self, graph: Graph, config: ModelConfig, *, names: Sequence[str]) -> None:
@@ -38,7 +40,7 @@ class Detector(nn.Module):
         self.model = graph
         self.config = config
         self.names = tuple(names)
-        self.strides = self._measure_strides()
+        self.strides, self.max_stride = self._measure_strides()
         self.head.bind(self.strides)
 
     @property
@@ -52,11 +54,6 @@ class Detector(nn.Module):
     def num_classes(self) -> int:
         """Number of classes."""
         return self.head.num_classes
-
-    @property
-    def max_stride(self) -> int:
-        """What image sides must be multiples of."""
-        return max(self.strides)
 
     def forward(self, images: Tensor) -> Raw:
         """RGB images (batch, 3, h, w) in 0..1, h and w multiples of ``max_stride``, to the head's raw maps."""
@@ -73,19 +70,26 @@ class Detector(nn.Module):
         like = next(self.parameters())
         return torch.rand(1, self.config.channels, height, width, dtype=torch.float32).to(like.device, like.dtype)
 
-    def _measure_strides(self) -> tuple[int, ...]:
+    def _measure_strides(self) -> tuple[tuple[int, ...], int]:
         # On the meta device nothing is computed and no BatchNorm statistic can change.
         from torch.func import functional_call
 
         size = 256
         state = {name: tensor.to("meta") for name, tensor in self.state_dict().items()}
+        heights: list[int] = []
+        hooks = [
+            layer.register_forward_hook(lambda _layer, _inputs, output: heights.append(output.shape[2]))
+            for layer in list(self.model)[:-1]
+        ]
         mode = self.training
         self.eval()
         try:
             raw = functional_call(self, state, torch.empty(1, self.config.channels, size, size, device="meta"))
         finally:
             self.train(mode)
-        return tuple(size // level.shape[2] for level in raw.levels)
+            for hook in hooks:
+                hook.remove()
+        return tuple(size // level.shape[2] for level in raw.levels), size // min(heights)
 
 
 def build_model(

@@ -283,7 +283,9 @@ def _source(value: Any, index: int, tags: Mapping[str, int], composed: bool) -> 
     """The absolute index of the layer that ``from`` names; IMAGE for the input of row 0."""
     if isinstance(value, str):
         if value not in tags:
-            raise ValueError(f"'from' names the tag {value!r}, which no earlier row has{suggest(value, tags)}")
+            raise ValueError(
+                f"'from' names the tag {value!r}, which no earlier row has; tags so far: {', '.join(tags)}"
+            )
         return tags[value]
     if not isinstance(value, int) or isinstance(value, bool):
         raise ValueError(f"expected a layer number or tag in 'from', found {value!r}")
@@ -322,9 +324,7 @@ def _build(
     return nn.Sequential(layer, *others), plan.out_channels
 
 
-def _construct(
-    row_type: RowType, plan: Plan, spec: LayerSpec, activation: Callable[[], nn.Module] | None
-) -> nn.Module:
+def _construct(row_type: RowType, plan: Plan, spec: LayerSpec, activation: Callable[[], nn.Module] | None) -> nn.Module:
     signature = inspect.signature(row_type.factory)
     keywords = {"activation": activation} if activation and "activation" in signature.parameters else {}
     try:

@@ -84,7 +84,9 @@ class ConvKernel:
         return cls(conv.weight, bias, _pair(conv.stride), padding, dilation, conv.groups, conv.padding_mode)
 
     @classmethod
-    def identity(cls, channels: int, kernel_size: int = 1, groups: int = 1, *, like: Tensor | None = None) -> ConvKernel:
+    def identity(
+        cls, channels: int, kernel_size: int = 1, groups: int = 1, *, like: Tensor | None = None
+    ) -> ConvKernel:
         """The convolution that returns its input: ones at the centre tap of channel i of group i.
 
         Args:
@@ -227,7 +229,7 @@ class ConvKernel:
             self.padding,
             self.dilation,
             self.groups,
-            padding_mode=self.padding_mode,
+            padding_mode=self.padding_mode,  # type: ignore[arg-type]  # checked by Conv2d itself
             device="meta",
         )
         conv.weight = nn.Parameter(self.weight.detach().clone())

@@ -151,7 +151,9 @@ class MobileOneBlock(nn.Module):
 class MobileOneUnit(nn.Module):
     """A depth-wise 3×3 block, which carries the stride, and a point-wise 1×1 block."""
 
-    def __init__(self, in_channels: int, out_channels: int, branches: int, stride: int = 1, *, se: bool = False) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, branches: int, stride: int = 1, *, se: bool = False
+    ) -> None:
         super().__init__()
         self.dw = MobileOneBlock(in_channels, in_channels, 3, stride, groups=in_channels, branches=branches, se=se)
         self.pw = MobileOneBlock(in_channels, out_channels, 1, branches=branches, se=se)
@@ -171,6 +173,4 @@ class MobileOne(nn.Sequential):
     """
 
     def __init__(self, c1: int, c2: int, n: int = 1, k: int = 1, s: int = 1, se: bool = False) -> None:
-        super().__init__(
-            MobileOneUnit(c1, c2, k, s, se=se), *(MobileOneUnit(c2, c2, k, se=se) for _ in range(n - 1))
-        )
+        super().__init__(MobileOneUnit(c1, c2, k, s, se=se), *(MobileOneUnit(c2, c2, k, se=se) for _ in range(n - 1)))

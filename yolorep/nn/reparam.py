@@ -23,8 +23,8 @@ from yolorep.nn.kernels import ConvKernel, LinearKernel
 
 __all__ = [
     "ConvKernel",
-    "Foldable",
     "FoldRecord",
+    "Foldable",
     "FuseRecord",
     "FuseReport",
     "LinearKernel",
@@ -50,7 +50,7 @@ class Reparameterizable(nn.Module, ABC):
         like = next(self.parameters())
         conv = copy.deepcopy(self).to("cpu", torch.float64).kernel().to_conv()
         conv.requires_grad_(any(parameter.requires_grad for parameter in self.parameters()))
-        return conv.to(like.device, like.dtype)
+        return conv.to(like.device, like.dtype).train(self.training)
 
 
 @dataclass(frozen=True)
@@ -196,10 +196,12 @@ def fuse(model: Model, *, strict: bool = False, image_size: int = 640) -> tuple[
     kept = tuple(_kept(work))
     if strict and kept:
         raise FuseError("; ".join(f"{entry.name} is kept: {entry.reason}" for entry in kept))
-    fused = _cast_like(work, model)
+    fused = _cast_like(work, model).eval()
 
-    flops = flops_fused = {}
-    model_error = unfused_error = None
+    flops: dict[str, int] = {}
+    flops_fused: dict[str, int] = {}
+    model_error: float | None = None
+    unfused_error: float | None = None
     if isinstance(model, HasExampleInput) and isinstance(fused, HasExampleInput):
         model_error, unfused_error = _compare_models(model, fused, reference)
         image = model.example_input(image_size)
@@ -265,16 +267,16 @@ def _units(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, Reparamet
 
 def _fold_blocks(work: nn.Module, drafts: list[_Draft]) -> None:
     """Lets every Foldable fold itself, innermost first, and compares it with what it was."""
-    for name, block in reversed(list(work.named_modules())):
-        if not isinstance(block, Foldable):
-            continue
+    foldables = [(name, module) for name, module in work.named_modules() if isinstance(module, Foldable)]
+    for name, foldable in reversed(foldables):
+        block = work.get_submodule(name)
         _refuse_hooks(name, block)
         before = copy.deepcopy(block)
-        if not _named(name, block.fold_):
+        if not _named(name, foldable.fold_):
             continue
         if not any(parameter.requires_grad for parameter in before.parameters()):
             block.requires_grad_(False)
-        error = _compare_unit(name, before, block, block.in_channels)
+        error = _compare_unit(name, before, block, foldable.in_channels)
         drafts.append(_Draft(name, type(block).__name__, error, count_parameters(before), count_parameters(block)))
 
 

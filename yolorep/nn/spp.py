@@ -15,9 +15,7 @@ from yolorep.nn.registry import register
 class SPP(nn.Module):
     """Max-pools of several sizes side by side between two 1×1 Convs: ``[c2, k=[5, 9, 13]]``."""
 
-    def __init__(
-        self, c1: int, c2: int, k: Sequence[int] = (5, 9, 13), *, activation: Activation = nn.SiLU
-    ) -> None:
+    def __init__(self, c1: int, c2: int, k: Sequence[int] = (5, 9, 13), *, activation: Activation = nn.SiLU) -> None:
         super().__init__()
         hidden = c1 // 2
         self.cv1 = Conv(c1, hidden, 1, 1, activation=activation)

@@ -93,13 +93,13 @@ class LetterBox:
 
     def boxes(self, xyxy: NDArray[np.float32]) -> NDArray[np.float32]:
         """Maps (n, 4) boxes from source pixels to network-input pixels."""
-        return (xyxy * np.float32(self.gain) + self._offset()).astype(np.float32)
+        return np.asarray(xyxy * np.float32(self.gain) + self._offset(), np.float32)
 
     def undo(self, xyxy: NDArray[np.float32]) -> NDArray[np.float32]:
         """Maps (n, 4) boxes from network-input pixels to source pixels, clipped to the image."""
         boxes = (xyxy - self._offset()) / np.float32(self.gain)
         height, width = self.source
-        return np.clip(boxes, 0, np.array([width, height, width, height], np.float32)).astype(np.float32)
+        return np.asarray(np.clip(boxes, 0, np.array([width, height, width, height], np.float32)), np.float32)
 
     def _offset(self) -> NDArray[np.float32]:
         return np.array([self.left, self.top, self.left, self.top], np.float32)

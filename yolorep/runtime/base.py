@@ -17,7 +17,7 @@ class Backend(ABC):
 
     Attributes:
         names: class names by index.
-        stride: largest stride; image sides are multiples of it.
+        stride: what image sides must be multiples of.
         image_size: the only (height, width) in pixels accepted; None if any multiple of ``stride``.
         batch_size: the batch size the file was made for; None if any. Callers may pass any number of images all the
             same: they are cut into batches, and the last one is filled up.

@@ -27,14 +27,16 @@ class Metadata:
 
     Attributes:
         names: class names by index.
+        stride: what image sides are multiples of.
         strides: pixels per cell of each output level.
-        image_size: the only (height, width) in pixels the file takes; None if any multiple of the largest stride.
+        image_size: the only (height, width) in pixels the file takes; None if any multiples of ``stride``.
         batch_size: the only batch size the file takes; None if any.
         version: the yolorep that wrote the file.
         fuse: summary of the fuse the file was made from.
     """
 
     names: tuple[str, ...]
+    stride: int
     strides: tuple[int, ...]
     image_size: tuple[int, int] | None
     batch_size: int | None
@@ -46,6 +48,7 @@ class Metadata:
         values = {
             "yolorep": self.version,
             "names": self.names,
+            "stride": self.stride,
             "strides": self.strides,
             "image_size": self.image_size,
             "batch_size": self.batch_size,
@@ -69,12 +72,13 @@ class Metadata:
         if "yolorep" not in strings:
             raise UserError(f"{path}: expected a file written by 'yolorep export', found one without its metadata")
         try:
-            values = {key: json.loads(strings[key]) for key in ("yolorep", "names", "strides", "fuse")}
+            values = {key: json.loads(strings[key]) for key in ("yolorep", "names", "stride", "strides", "fuse")}
             image_size, batch_size = json.loads(strings["image_size"]), json.loads(strings["batch_size"])
-            if not values["strides"] or min(values["strides"]) < 1:
-                raise ValueError(f"strides {values['strides']}")
+            if int(values["stride"]) < 1:
+                raise ValueError(f"stride {values['stride']}")
             return cls(
                 names=tuple(str(name) for name in values["names"]),
+                stride=int(values["stride"]),
                 strides=tuple(int(stride) for stride in values["strides"]),
                 image_size=None if image_size is None else (int(image_size[0]), int(image_size[1])),
                 batch_size=None if batch_size is None else int(batch_size),

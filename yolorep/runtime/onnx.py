@@ -48,7 +48,7 @@ class OnnxBackend(Backend):
                 "export it again"
             )
         self.names = metadata.names
-        self.stride = max(metadata.strides)
+        self.stride = metadata.stride
         self.image_size = metadata.image_size
         self.batch_size = metadata.batch_size
         self.metadata = metadata

@@ -43,7 +43,7 @@ class TorchScriptBackend(Backend):
             raise UserError(f"{path}: expected a TorchScript file, torch.jit says: {reason}") from error
         self.metadata = Metadata.from_strings(strings if isinstance(strings, dict) else {}, path=path)
         self.names = self.metadata.names
-        self.stride = max(self.metadata.strides)
+        self.stride = self.metadata.stride
         self.image_size = self.metadata.image_size
         self.batch_size = self.metadata.batch_size
 

@@ -30,9 +30,7 @@ class Detect(nn.Module):
 
     anchors: Tensor
 
-    def __init__(
-        self, num_classes: int, anchors: Sequence[Sequence[float]] | int, in_channels: Sequence[int]
-    ) -> None:
+    def __init__(self, num_classes: int, anchors: Sequence[Sequence[float]] | int, in_channels: Sequence[int]) -> None:
         super().__init__()
         self.placeholder_anchors = isinstance(anchors, int)
         if isinstance(anchors, int):
@@ -48,7 +46,7 @@ class Detect(nn.Module):
         self.m = nn.ModuleList(nn.Conv2d(channels, self.num_anchors * (5 + num_classes), 1) for channels in in_channels)
 
     def forward(self, features: list[Tensor]) -> Raw:
-        """Features (batch, channels, h, w) to maps (batch, anchors, h, w, 5 + classes) of x, y, w, h, object, classes."""
+        """Features (batch, channels, h, w) to maps (batch, anchors, h, w, 5 + classes): x, y, w, h, object, classes."""
         levels = []
         for conv, feature in zip(self.m, features, strict=True):
             y = conv(feature)

@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.data.toy import load, write_coco, write_yaml, write_yolo
+from yolorep.data.catalog import CocoSource, load_data_config
+from yolorep.errors import UserError
+
+HEAD = "train: images/train\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        (HEAD + "names: [a, b]\n", ("a", "b")),
+        (HEAD + "names: {1: b, 0: a}\n", ("a", "b")),
+        (HEAD + "names: [a, b]\nnc: 2\n", ("a", "b")),
+        (HEAD + "nc: 2\n", ("class0", "class1")),
+        (HEAD + "names: [1, 2.5]\n", ("1", "2.5")),
+        (HEAD + "names: [a]\nroboflow: {workspace: x}\n", ("a",)),
+    ],
+)
+def test_names(text: str, names: tuple[str, ...], tmp_path: Path) -> None:
+    config = load_data_config(write_yaml(tmp_path, text))
+    assert config.names == names
+    assert config.num_classes == len(names)
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        (HEAD, ["names: missing"]),
+        ("names: [a]\n", ["at least one of train, val, test"]),
+        (HEAD + "names: [a]\nnc: 3\n", ["nc: expected 1", "found 3"]),
+        (HEAD + "names: {0: a, 2: b}\n", ["names: expected the keys 0 to 1", "0, 2"]),
+        (HEAD + "names: []\n", ["names: expected a list"]),
+        (HEAD + "names: 3\nnc: x\n", ["names: expected a list", "nc: expected a number of classes, found 'x'"]),
+        (HEAD + "nc: true\n", ["nc: expected a number"]),
+        ("tarin: images\nval: 3\nnc: 1\n", ["tarin: unknown key", "did you mean 'train'", "val: expected a folder"]),
+        ("val: {images: a, anotations: b}\n", ["val.anotations: unknown key", "'annotations'", "val.annotations"]),
+        ("val: [a, 3]\nnc: 1\n", ["val: expected a folder"]),
+        (HEAD + "nc: 1\npath: 7\n", ["path: expected a folder"]),
+        (
+            HEAD + "nc: 1\ngenerate: {trian: 3, val: x, seed: -1}\n",
+            ["generate.trian", "'train'", "generate.val", "seed"],
+        ),
+        (HEAD + "nc: 1\ngenerate: 3\n", ["generate: expected a mapping"]),
+        (HEAD + "nc: 1\ndownload: {url: x}\n", ["download: expected a list"]),
+        ("- a\n", ["expected a mapping", "found list"]),
+    ],
+)
+def test_all_faults_in_one_line(text: str, parts: list[str], tmp_path: Path) -> None:
+    path = write_yaml(tmp_path, text)
+    with pytest.raises(UserError) as error:
+        load_data_config(path)
+    message = str(error.value)
+    assert message.startswith(str(path))
+    assert "\n" not in message
+    for part in parts:
+        assert part in message
+
+
+def test_relative_to_the_yaml_then_to_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    for folder in (here, there):
+        folder.mkdir()
+    write_yolo(there)
+    yaml = write_yaml(here, HEAD + "names: [a, b, c]\n")
+    with pytest.raises(UserError) as error:
+        load(yaml)
+    for folder in (here, Path.cwd()):
+        assert str(folder / "images" / "train") in str(error.value)
+    monkeypatch.chdir(there)
+    assert len(load(yaml)) == 8
+    write_yolo(here, count=3)
+    assert len(load(yaml)) == 3
+
+
+def test_path_key(tmp_path: Path) -> None:
+    write_yolo(tmp_path / "set")
+    for path in ("set", str(tmp_path / "set")):
+        assert len(load(write_yaml(tmp_path, f"path: {path}\n" + HEAD + "nc: 3\n"))) == 8
+
+
+def test_entries_may_be_folders_lists_and_both(tmp_path: Path) -> None:
+    write_yolo(tmp_path, count=4)
+    write_yolo(tmp_path, split="more", count=2)
+    images = tmp_path / "images"
+    (images / "list.txt").write_text("\ufeff./train/001.png\n\ntrain/002.png\nimages/train/003.png\n", encoding="utf-8")
+    (tmp_path / "absolute.txt").write_text(f"{images}/train/000.png\n")
+
+    def numbers(entry: str) -> list[str]:
+        found = load_data_config(write_yaml(tmp_path, f"val: {entry}\nnc: 3\n")).resolve("val")
+        assert isinstance(found, list)
+        return [str(Path(path).relative_to(images)) for path in found]
+
+    assert numbers("images/list.txt") == ["train/001.png", "train/002.png", "train/003.png"]
+    assert numbers("absolute.txt") == ["train/000.png"]
+    assert numbers("[images/more, absolute.txt, images/more]") == ["more/000.png", "more/001.png", "train/000.png"]
+    assert len(numbers("images")) == 6
+
+
+def test_label_rule_survives_a_list_file(tmp_path: Path) -> None:
+    write_yolo(tmp_path, count=4)
+    (tmp_path / "list.txt").write_text("./images/train/003.png\n")
+    assert len(load(write_yaml(tmp_path, "train: list.txt\nnc: 3\n")).boxes) == 3
+
+
+def test_other_files_are_no_images(tmp_path: Path) -> None:
+    write_yolo(tmp_path, count=2)
+    for name in ("notes.txt", "._000.png", "labels.cache", "thumb.db"):
+        (tmp_path / "images" / "train" / name).write_bytes(b"x")
+    assert len(load(tmp_path / "data.yaml")) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("train: empty\nnc: 1\n", ["expected images", "found none in", "empty"]),
+        ("train: nothing.txt\nnc: 1\n", ["nothing.txt", "the file is empty"]),
+        ("train: wrong.txt\nnc: 1\n", ["wrong.txt", "no image that exists", "nowhere.jpg"]),
+        ("train: missing\nnc: 1\n", ["missing does not exist; tried"]),
+        ("val: empty\nnc: 1\n", ["expected an entry 'train', found only val"]),
+    ],
+)
+def test_nothing_to_read(text: str, parts: list[str], tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "nothing.txt").write_text("\n")
+    (tmp_path / "wrong.txt").write_text("nowhere.jpg\n")
+    with pytest.raises(UserError) as error:
+        load(write_yaml(tmp_path, text))
+    for part in parts:
+        assert part in str(error.value)
+
+
+def test_coco_entry(tmp_path: Path) -> None:
+    config = load_data_config(write_coco(tmp_path))
+    assert config.names == ("car", "cup", "zebra")
+    assert config.resolve("val") == CocoSource(tmp_path / "images", tmp_path / "instances.json")
+
+
+def test_a_download_script_is_never_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_yolo(tmp_path)
+    text = f"{HEAD}nc: 3\ndownload: |\n  import os; os.system('touch {tmp_path}/ran')\n"
+    load_data_config(write_yaml(tmp_path, text), download=True)
+    assert "script is ignored" in capsys.readouterr().out
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(("name", "classes"), [("coco", 80), ("coco128", 80), ("voc", 20), ("shapes", 5)])
+def test_shipped_files(name: str, classes: int) -> None:
+    config = load_data_config(f"data/{name}.yaml")
+    assert config.num_classes == len(set(config.names)) == classes
+    assert {"train", "val"} <= set(config.splits)
+
+
+def test_a_missing_shipped_data_set_says_where_it_was_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="images/train2017 does not exist; tried .*datasets.*datasets"):
+        load_data_config("data/coco128.yaml").resolve("val")

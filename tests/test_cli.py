@@ -1,0 +1,138 @@
+"""The command line: flags, exit codes, one-line errors."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from yolorep import cli
+from yolorep.options import DetectOptions, TrainOptions, ValOptions
+
+MODEL = "cfg/yolov5n_mobileone.yaml"
+
+
+@pytest.fixture
+def captured(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Options as commands receive them; the commands do not run."""
+    received: list[Any] = []
+
+    class Module:
+        def __getattr__(self, name: str) -> Any:
+            return received.append
+
+    monkeypatch.setattr(cli, "import_module", lambda name: Module())
+    return received
+
+
+def test_defaults_are_yolov5s(captured: list[Any]) -> None:
+    assert cli.main(["train"]) == 0
+    assert captured == [TrainOptions()]
+    assert (captured[0].epochs, captured[0].batch_size, captured[0].imgsz) == (100, 16, 640)
+
+
+@pytest.mark.parametrize(
+    ("argv", "changes"),
+    [
+        (["--img", "320", "--batch-size", "8"], {"imgsz": 320, "batch_size": 8}),
+        (["--batch_size", "8", "--cos-lr"], {"batch_size": 8, "cos_lr": True}),
+        (["--cache"], {"cache": "ram"}),
+        (["--cache", "disk"], {"cache": "disk"}),
+        (["--resume"], {"resume": ""}),
+        (["--resume", "last.pt"], {"resume": "last.pt"}),
+        (["--freeze", "10"], {"freeze": [10]}),
+        (["--freeze", "0", "1", "2"], {"freeze": [0, 1, 2]}),
+    ],
+)
+def test_train_flags(captured: list[Any], argv: list[str], changes: dict[str, Any]) -> None:
+    assert cli.main(["train", *argv]) == 0
+    assert captured == [TrainOptions(**changes)]
+
+
+def test_other_commands(captured: list[Any]) -> None:
+    cli.main(["val", "--weights", "w.pt", "--no-fuse"])
+    cli.main(["detect", "--weights", "w.pt", "--source", "0", "--classes", "0", "2"])
+    assert captured == [
+        ValOptions(weights="w.pt", no_fuse=True),
+        DetectOptions(weights="w.pt", source="0", classes=[0, 2]),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["trian"], "unknown command 'trian' (did you mean 'train'?)"),
+        (["train", "--epohcs", "3"], "unknown flag --epohcs (did you mean '--epochs'?)"),
+        (["train", "--epochs", "three"], "argument --epochs: invalid int value: 'three'"),
+        (["train", "--optimizer", "RMSprop"], "invalid choice: 'RMSprop'"),
+        (["train", "--evolve", "300"], "--evolve of YOLOv5 is not offered: try values in a copy of cfg/hyp"),
+        (["val", "--dnn"], "--dnn of YOLOv5 is not offered"),
+        (["val", "extra"], "expected flags, found 'extra'"),
+        (["info"], "expected either --weights or --cfg, found neither"),
+        (["info", "--cfg", "cfg/yolov5/q.yaml"], "no such file"),
+        (["fuse", "--weights", "missing.pt"], "missing.pt: no such file"),
+        (["fuse", "--cfg", MODEL, "--output", "x.onnx"], "expected a file ending in .pt"),
+    ],
+)
+def test_wrong_input_is_one_line_and_exit_code_2(
+    argv: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(argv) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("raised", "code"), [(KeyboardInterrupt(), 130), (OSError("disk full"), 1), (cli.FuseError("wrong"), 1)]
+)
+def test_exit_codes(raised: BaseException, code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(argv: Any) -> None:
+        raise raised
+
+    monkeypatch.setattr(cli, "run", fail)
+    assert cli.main(["train"]) == code
+
+
+@pytest.mark.parametrize("command", [[], ["train"], ["detect"]])
+def test_help_needs_no_torch(command: list[str]) -> None:
+    code = (
+        "import sys\nfrom yolorep.cli import main\n"
+        f"try: main({[*command, '--help']!r})\nexcept SystemExit: pass\n"
+        "assert 'torch' not in sys.modules and 'cv2' not in sys.modules and 'numpy' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_importing_the_package_is_light() -> None:
+    start = time.process_time()
+    subprocess.run([sys.executable, "-c", "import yolorep, sys; assert 'torch' not in sys.modules"], check=True)
+    assert time.process_time() - start < 5
+
+
+def test_info_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["info", "--cfg", MODEL, "--json", "--imgsz", "64"]) == 0
+    info = json.loads(capsys.readouterr().out)
+    assert (info["params"], info["params_fused"], info["strides"]) == (1_973_949, 1_545_197, [8, 16, 32])
+    assert len(info["names"]) == 80 and len(info["layers"]) == 25
+    assert info["gflops_fused"] < info["gflops"]
+    assert sum(layer["params"] for layer in info["layers"]) == info["params"]
+
+
+def test_info_table_with_times(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["info", "--cfg", MODEL, "--profile", "--imgsz", "60"]) == 0
+    out = capsys.readouterr().out
+    assert "rounded up to 64" in out and "MobileOne" in out and "1,545,197 fused" in out
+
+
+def test_fuse_writes_a_file_that_loads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "fused.pt"
+    assert cli.main(["fuse", "--cfg", MODEL, "--imgsz", "64", "--output", str(out)]) == 0
+    assert "no BatchNorm is left" in capsys.readouterr().out
+    assert cli.main(["fuse", "--weights", str(out), "--imgsz", "64", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["records"] == [] and report["params"] == 1_545_197 and report["kept"] == []

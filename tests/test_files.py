@@ -1,0 +1,45 @@
+"""Atomic writes and run folders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from yolorep.errors import UserError
+from yolorep.files import atomic_write, new_run_dir, write_text
+
+
+def test_replaces_only_when_complete(tmp_path: Path) -> None:
+    target = tmp_path / "a" / "file.txt"
+    write_text(target, "old")
+    with pytest.raises(RuntimeError), atomic_write(target) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert target.read_text() == "old"
+    write_text(target, "new")
+    assert target.read_text() == "new"
+    assert [path.name for path in target.parent.iterdir()] == ["file.txt"]
+
+
+def test_the_suffix_is_kept_for_writers_that_look_at_it(tmp_path: Path) -> None:
+    with atomic_write(tmp_path / "picture.png") as temporary:
+        assert temporary.suffix == ".png" and temporary.parent == tmp_path
+
+
+def test_run_folders_count_up(tmp_path: Path) -> None:
+    assert [new_run_dir(tmp_path, "exp").name for _ in range(3)] == ["exp", "exp2", "exp3"]
+    assert new_run_dir(tmp_path, "exp", exist_ok=True).name == "exp"
+
+
+def test_a_file_in_the_way(tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("")
+    with pytest.raises(UserError, match="--project"):
+        new_run_dir(tmp_path / "runs", "exp")
+
+
+def test_a_folder_that_cannot_be_made() -> None:
+    with pytest.raises(UserError, match="--project"):
+        new_run_dir("/proc/nothing", "exp")
+    with pytest.raises(UserError, match="choose a writable folder"):
+        write_text(Path("/proc/nothing/file"), "x")
