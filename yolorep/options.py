@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from yolorep.errors import UserError
+
 
 def option(default: Any, help: str, *flags: str, choices: tuple[str, ...] = (), const: Any = None) -> Any:
     """A dataclass field with what the command line needs to know.
@@ -153,3 +155,15 @@ class InfoOptions:
     imgsz: int = option(640, "image size the GFLOPs are counted at", "--img", "--img-size")
     json: bool = option(False, "print JSON")
     profile: bool = option(False, "measure milliseconds a row")
+
+
+def check_range(options: Any, name: str, low: float, high: float | None = None) -> None:
+    """Checks the number of one flag.
+
+    Raises:
+        UserError: if it is below ``low`` or above ``high``.
+    """
+    value = getattr(options, name)
+    if value < low or (high is not None and value > high):
+        wanted = f"a number of at least {low:g}" if high is None else f"a number from {low:g} to {high:g}"
+        raise UserError(f"--{name.replace('_', '-')}: expected {wanted}, found {value:g}")

@@ -46,6 +46,7 @@ def test_names(text: str, names: tuple[str, ...], tmp_path: Path) -> None:
             HEAD + "nc: 1\ngenerate: {trian: 3, val: x, seed: -1}\n",
             ["generate.trian", "'train'", "generate.val", "seed"],
         ),
+        (HEAD + "nc: 1\npath: x\ngenerate: {train: 1}\n", ["path: expected none beside generate"]),
         (HEAD + "nc: 1\ngenerate: 3\n", ["generate: expected a mapping"]),
         (HEAD + "nc: 1\ndownload: {url: x}\n", ["download: expected a list"]),
         ("- a\n", ["expected a mapping", "found list"]),

@@ -95,6 +95,19 @@ def test_disk_cache_follows_the_file(tmp_path: Path, cache: Path) -> None:
     assert np.abs(changed.astype(int) - first).mean() > 5
 
 
+def test_full_disk(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    annotations = load(write_yolo(tmp_path))
+
+    def full(file: Path, array: np.ndarray, **_: object) -> None:
+        file.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(dataset_module.np, "save", full)
+    with pytest.raises(UserError, match=r"cannot be cached on disk \(No space left"):
+        DetectionDataset(annotations, image_size=64, cache="disk")
+    assert not [path for path in (cache / "images").rglob("*") if path.is_file()]
+
+
 def test_too_little_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     annotations = load(write_yolo(tmp_path))
     monkeypatch.setattr(dataset_module, "_free_memory", lambda: 1000)

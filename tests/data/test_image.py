@@ -68,6 +68,7 @@ CASES: dict[str, tuple[Callable[[], bytes], np.ndarray, int]] = {
     ),
     "cmyk jpeg": (lambda: pillow(CMYK, "JPEG", quality=98, subsampling=0), RGB, 8),
     "cmyk tiff": (lambda: pillow(CMYK, "TIFF"), RGB, 2),
+    "jpeg with text after its end": (lambda: colour("JPEG", quality=98, subsampling=0)() + b"text", RGB, 6),
     "jpeg with bytes after its end": (lambda: colour("JPEG", quality=98, subsampling=0)() + b"\0" * 50, RGB, 6),
 }
 

@@ -236,6 +236,7 @@ def test_a_fault_in_a_worker_reaches_the_user_as_one_line(workers: int, dataset:
     with pytest.raises(UserError, match="no such file") as error:
         epoch(loader, 0)
     assert "\n" not in str(error.value)
+    del error  # its traceback holds the loader: the workers would live on until the next garbage collection
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads memory use from /proc")

@@ -10,7 +10,9 @@ import torch
 
 from yolorep.engine.autoanchor import anchor_fit, evolve_anchors, fit_anchors, object_sizes
 
-COCO = np.array([[10, 13, 16, 30, 33, 23], [30, 61, 62, 45, 59, 119], [116, 90, 156, 198, 373, 326]], float).reshape(9, 2)
+COCO = np.array([[10, 13, 16, 30, 33, 23], [30, 61, 62, 45, 59, 119], [116, 90, 156, 198, 373, 326]], float).reshape(
+    9, 2
+)
 
 
 def head(*, strides: tuple[int, ...] = (8, 16, 32)) -> SimpleNamespace:
@@ -20,7 +22,9 @@ def head(*, strides: tuple[int, ...] = (8, 16, 32)) -> SimpleNamespace:
 
 
 def tiny_objects(n: int = 300) -> np.ndarray:
-    return np.random.default_rng(0).lognormal(1.2, 0.5, (n, 2)) + [0, 20]
+    sizes = np.random.default_rng(0).lognormal(1.2, 0.5, (n, 2))
+    sizes[:, 1] += 20
+    return sizes
 
 
 def test_fit_by_hand() -> None:

@@ -72,7 +72,11 @@ def write(trainer: Trainer, path: Path) -> None:
     ("options", "bests", "expected"),
     [
         ({}, [True, False, False], [["best.pt", "last.pt"], ["last.pt"], ["last.pt"]]),
-        ({"period": 2}, [True, False, True], [["best.pt", "last.pt"], ["epoch2.pt", "last.pt"], ["best.pt", "last.pt"]]),
+        (
+            {"period": 2},
+            [True, False, True],
+            [["best.pt", "last.pt"], ["epoch2.pt", "last.pt"], ["best.pt", "last.pt"]],
+        ),
         ({"final_only": True}, [True, False, True], [[], [], ["best.pt", "last.pt"]]),
     ],
 )

@@ -132,9 +132,7 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, iteration: int, error: BaseExceptio
 
 
 @pytest.mark.parametrize("optimizer", ["SGD", "AdamW"])
-def test_resumed_run_equals_uninterrupted_run(
-    work: Path, monkeypatch: pytest.MonkeyPatch, optimizer: str
-) -> None:
+def test_resumed_run_equals_uninterrupted_run(work: Path, monkeypatch: pytest.MonkeyPatch, optimizer: str) -> None:
     whole = train(options(work, name="whole", optimizer=optimizer))
     with monkeypatch.context() as context:
         stop_at(context, 7, KeyboardInterrupt())  # 3 batches an epoch: in the middle of the last one

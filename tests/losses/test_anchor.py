@@ -98,7 +98,12 @@ def reference(
 @pytest.mark.parametrize("levels", [2, 3])
 @pytest.mark.parametrize(
     "gains",
-    [AnchorLossGains(), AnchorLossGains(box=0.1, obj=0.3, cls=0.7, label_smoothing=0.1, obj_positive_weight=1.5, cls_positive_weight=0.6)],
+    [
+        AnchorLossGains(),
+        AnchorLossGains(
+            box=0.1, obj=0.3, cls=0.7, label_smoothing=0.1, obj_positive_weight=1.5, cls_positive_weight=0.6
+        ),
+    ],
     ids=["plain", "weighted"],
 )
 def test_equals_reference(num_classes: int, levels: int, gains: AnchorLossGains) -> None:
@@ -179,4 +184,6 @@ def test_pinned() -> None:
     head, raw, targets = make(3)
     terms: LossTerms = AnchorLoss(head, AnchorLossGains(label_smoothing=0.1))(raw, targets)
     found = [terms.total.item(), terms.box.item(), terms.obj.item(), terms.cls.item()]
-    assert found == pytest.approx([11.568092346191406, 0.12801556289196014, 4.4193220138549805, 1.236708641052246], rel=1e-5)
+    assert found == pytest.approx(
+        [11.568092346191406, 0.12801556289196014, 4.4193220138549805, 1.236708641052246], rel=1e-5
+    )

@@ -112,6 +112,8 @@ def load_data_config(name: str | Path, *, download: bool = False) -> DataConfig:
         faults.append(f"path: expected a folder, found {root!r}")
         root = None
     shapes = parse_shapes(content["generate"], faults) if content.get("generate") is not None else None
+    if content.get("generate") is not None and root is not None:
+        faults.append("path: expected none beside generate, which draws into the cache directory")
     downloads: list[Download] = []
     if isinstance(content.get("download"), str):
         say(f"{source}: the download script is ignored; only lists of url, sha256 and to are used")

@@ -18,7 +18,6 @@ from yolorep.data.annotations import Annotations
 from yolorep.data.cache import file_state
 from yolorep.data.image import ImageError, read_image
 from yolorep.errors import UserError
-from yolorep.files import atomic_write
 
 #: Share of the free memory a RAM cache may take.
 _MEMORY_SHARE = 0.8
@@ -90,7 +89,7 @@ class DetectionDataset:
             try:
                 return np.asarray(np.load(file, allow_pickle=False), np.uint8)
             except (OSError, ValueError):
-                return self._store(index, file)
+                pass  # removed or damaged since: only slower
         return self._decode(index)
 
     def _decode(self, index: int) -> NDArray[np.uint8]:
@@ -134,11 +133,21 @@ class DetectionDataset:
 
         self._in_threads(fill, "caching images on disk")
 
-    def _store(self, index: int, file: Path) -> NDArray[np.uint8]:
+    def _store(self, index: int, file: Path) -> None:
         image = self._decode(index)
-        with atomic_write(file) as temporary, temporary.open("wb") as stream:
-            np.save(stream, image, allow_pickle=False)
-        return image
+        temporary = file.with_name(f".{file.stem}.{os.getpid()}.{index}.npy")
+        # Renamed, so that nobody reads half a file. Not fsynced: what a power cut damages is decoded again.
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            np.save(temporary, image, allow_pickle=False)
+            temporary.replace(file)
+        except OSError as error:
+            raise UserError(
+                f"{file}: images cannot be cached on disk ({error.strerror}); train without --cache disk, "
+                "or set YOLOREP_CACHE to a folder with more room"
+            ) from error
+        finally:
+            temporary.unlink(missing_ok=True)
 
     def _disk_file(self, index: int) -> Path:
         assert self._folder is not None

@@ -16,7 +16,7 @@ IMAGE_SUFFIXES = frozenset(
     {".bmp", ".jp2", ".jpe", ".jpeg", ".jpg", ".mpo", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 )
 
-_JPEG_MAGIC = b"\xff\xd8"
+_JPEG_MAGIC, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
 _EXIF_ORIENTATION = 274
 _SHRINK_FLAGS = {
     1: cv2.IMREAD_COLOR,
@@ -95,7 +95,8 @@ def _read_bytes(path: str | os.PathLike[str]) -> bytes:
 def _needs_pillow(data: bytes) -> bool:
     """Whether OpenCV would decode the file but get it wrong."""
     if data.startswith(_JPEG_MAGIC):
-        return False
+        # OpenCV 4 paints the missing part of a truncated JPEG grey. Most whole ones end with the marker, and quickly.
+        return not (data.endswith(_JPEG_END) or data.rstrip(b"\0").endswith(_JPEG_END))
     try:
         with Image.open(io.BytesIO(data)) as image:
             # OpenCV multiplies the colours of a TIFF by its alpha. Which formats it turns upright differs by version.

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-import shutil
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -108,22 +107,16 @@ def render_shapes(options: ShapesOptions) -> Path:
         return folder
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as scratch:
+            complete = Path(scratch) / "complete"
+            for split in _SPLITS:
+                _render_split(complete, split, options)
+            complete.rename(folder)
     except OSError as error:
-        raise UserError(
-            f"{folder}: cannot be written ({error.strerror}); set YOLOREP_CACHE to a folder that can"
-        ) from error
-    try:
-        for split in _SPLITS:
-            _render_split(temporary, split, options)
-        try:
-            temporary.chmod(0o755)
-            temporary.rename(folder)
-        except OSError:
-            if not folder.is_dir():  # not just another process that was faster
-                raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if not folder.is_dir():  # else another process was faster
+            raise UserError(
+                f"{folder}: cannot be written ({error.strerror}); set YOLOREP_CACHE to a folder that can"
+            ) from error
     return folder
 
 

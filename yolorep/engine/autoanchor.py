@@ -55,7 +55,7 @@ def anchor_fit(anchors: Sizes, sizes: Sizes, *, threshold: float = 4.0) -> Ancho
     )
 
 
-def object_sizes(boxes: NDArray[np.floating], image_sizes: NDArray[np.floating], *, image_size: int) -> Sizes:
+def object_sizes(boxes: NDArray[np.floating], image_sizes: NDArray[np.number], *, image_size: int) -> Sizes:
     """Sizes objects have in the network input.
 
     Args:
@@ -67,7 +67,8 @@ def object_sizes(boxes: NDArray[np.floating], image_sizes: NDArray[np.floating],
         (n, 2) width and height in pixels.
     """
     images = image_sizes[:, ::-1].astype(np.float64)
-    return boxes * images * (image_size / images.max(1, keepdims=True))
+    sizes: Sizes = boxes * images * (image_size / images.max(1, keepdims=True))
+    return sizes
 
 
 def evolve_anchors(
@@ -111,8 +112,11 @@ def _k_means(points: Sizes, count: int, rng: np.random.Generator) -> Sizes:
     spread = points.std(0).clip(min=1e-6)
     cv2.setRNGSeed(int(rng.integers(2**31)))
     criteria = (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_MAX_ITER, 30, 1e-5)
-    _, _, centers = cv2.kmeans((points / spread).astype(np.float32), count, None, criteria, 5, cv2.KMEANS_PP_CENTERS)
-    return centers.astype(np.float64) * spread
+    labels = np.zeros(len(points), np.int32)
+    whitened = (points / spread).astype(np.float32)
+    _, _, centers = cv2.kmeans(whitened, count, labels, criteria, 5, cv2.KMEANS_PP_CENTERS)
+    anchors: Sizes = np.asarray(centers, np.float64) * spread
+    return anchors
 
 
 def fit_anchors(head: Detect, sizes: Sizes, *, threshold: float, seed: int, placeholder: bool = False) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,7 +48,7 @@ class ResultsTable(Callback):
 
     def __init__(self, path: Path, *, epochs_done: int = 0) -> None:
         self.path = path
-        self.rows: list[Mapping[str, str]] = read_results(path)[:epochs_done] if epochs_done else []
+        self.rows = read_results(path)[:epochs_done] if epochs_done else []
 
     def on_epoch(self, trainer: Trainer, result: EpochResult) -> None:
         """Add the row."""
@@ -89,13 +89,13 @@ class TensorBoardLog(Callback):
     epochs of an older one behind.
     """
 
-    def __init__(self, writer: SummaryWriter, rows: list[Mapping[str, str]]) -> None:
+    def __init__(self, writer: SummaryWriter, rows: Sequence[Mapping[str, str]]) -> None:
         self.writer = writer
         for row in rows:
             self._add(row)
 
     @classmethod
-    def create(cls, folder: Path, rows: list[Mapping[str, str]]) -> TensorBoardLog | None:
+    def create(cls, folder: Path, rows: Sequence[Mapping[str, str]]) -> TensorBoardLog | None:
         """A log in ``folder``, or None without TensorBoard."""
         try:
             from torch.utils.tensorboard import SummaryWriter

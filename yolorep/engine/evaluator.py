@@ -6,6 +6,8 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from yolorep.console import progress
 from yolorep.data.dataset import DetectionDataset
 from yolorep.data.loader import eval_loader
@@ -42,6 +44,7 @@ def evaluate(
     iou: float = 0.6,
     max_detections: int = 300,
     rect: bool = True,
+    single_class: bool = False,
     workers: int = 0,
     description: str = "val",
 ) -> Evaluation:
@@ -58,6 +61,7 @@ def evaluate(
         iou: NMS threshold.
         max_detections: boxes kept an image.
         rect: rectangular shapes; otherwise squares.
+        single_class: all of the model's classes are the data set's only one.
         workers: data loading processes.
         description: for the progress display.
     """
@@ -71,10 +75,17 @@ def evaluate(
         waited = time.perf_counter()
         decoded = backend(batch.images)
         inferred = time.perf_counter()
-        kept = nms(decoded, confidence=confidence, iou=iou, max_detections=max_detections, multi_label=True)
+        kept = nms(
+            decoded,
+            confidence=confidence,
+            iou=iou,
+            max_detections=max_detections,
+            multi_label=not single_class,
+            class_agnostic=single_class,
+        )
         for index, letterbox, detections in zip(batch.indices, batch.letterboxes, kept, strict=True):
-            boxes = letterbox.undo(detections.xyxy)
-            found[index] = Detections(boxes, detections.confidence, detections.class_id)
+            class_id = np.zeros_like(detections.class_id) if single_class else detections.class_id
+            found[index] = Detections(letterbox.undo(detections.xyxy), detections.confidence, class_id)
         done = time.perf_counter()
         seconds["preprocess"] += waited - mark
         seconds["inference"] += inferred - waited

@@ -119,7 +119,9 @@ def parameter_groups(model: nn.Module, *, weight_decay: float) -> list[dict[str,
     ]
 
 
-def build_optimizer(name: str, model: nn.Module, *, lr: float, momentum: float, weight_decay: float) -> torch.optim.Optimizer:
+def build_optimizer(
+    name: str, model: nn.Module, *, lr: float, momentum: float, weight_decay: float
+) -> torch.optim.Optimizer:
     """SGD with Nesterov momentum, Adam or AdamW over :func:`parameter_groups`.
 
     Args:

@@ -68,7 +68,9 @@ def freeze_layers(model: Detector, layers: Sequence[int]) -> None:
     count = len(model.model)
     first = len(layers) == 1
     if wrong := [number for number in layers if not 0 <= number <= (count if first else count - 1)]:
-        raise UserError(f"--freeze: expected layers 0 to {count - 1}, or a single number up to {count}, found {wrong[0]}")
+        raise UserError(
+            f"--freeze: expected layers 0 to {count - 1}, or a single number up to {count}, found {wrong[0]}"
+        )
     for index in range(layers[0]) if first else layers:
         model.model[index].requires_grad_(False)
     if not any(parameter.requires_grad for parameter in model.parameters()):

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import Literal, cast
 
 import numpy as np
 import torch
@@ -156,7 +157,7 @@ def load_data(options: TrainOptions) -> tuple[DetectionDataset, DetectionDataset
         DetectionDataset(
             load_annotations(config, split, single_class=options.single_cls),
             image_size=options.imgsz,
-            cache=options.cache,
+            cache=cast(Literal["ram", "disk"] | None, options.cache),
             training=split == "train",
         )
         for split in ("train", "val")
@@ -180,7 +181,7 @@ def build_trainer(run: Run, folder: Path) -> Trainer:
     if options.sync_bn:
         say("--sync-bn: there is one process, so there is nothing to synchronize")
     # Channels last: a fifth faster on CPUs, and what tensor cores want.
-    model = model.to(run.device, memory_format=torch.channels_last).train()
+    model = model.to(memory_format=torch.channels_last).to(run.device).train()
     loader = train_loader(
         run.train_set,
         hyp,

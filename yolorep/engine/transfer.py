@@ -52,7 +52,8 @@ def transfer_weights(
     """
     prefix = next(name for name, module in model.named_modules() if module is model.head)
     classes_kept = tuple(names) == tuple(model.names)
-    transferred, missing = [], []
+    transferred: list[str] = []
+    missing: list[str] = []
     for name, mine in model.state_dict().items():
         theirs = source.get(name)
         if name == f"{prefix}.anchors" and not anchors:

@@ -22,7 +22,7 @@ from yolorep.errors import UserError
 from yolorep.files import new_run_dir, write_text
 from yolorep.io.sinks import yolo_text
 from yolorep.metrics import METRICS
-from yolorep.options import ValOptions
+from yolorep.options import ValOptions, check_range
 from yolorep.runtime.base import Backend
 from yolorep.runtime.tta import TTA
 
@@ -36,6 +36,11 @@ def val(options: ValOptions) -> Path:
     Raises:
         UserError: if weights, data or both do not fit.
     """
+    for name in ("batch_size", "max_det", "imgsz"):
+        check_range(options, name, 1)
+    check_range(options, "workers", 0)
+    for name in ("conf_thres", "iou_thres"):
+        check_range(options, name, 0, 1)
     backend = load_backend(
         options.weights, device=select_device(options.device), half=options.half, fused=not options.no_fuse
     )
@@ -60,6 +65,7 @@ def val(options: ValOptions) -> Path:
         iou=options.iou_thres,
         max_detections=options.max_det,
         rect=not options.no_rect,
+        single_class=options.single_cls,
         workers=options.workers,
         description=f"{options.task} {data}",
     )

@@ -81,7 +81,7 @@ class AnchorLossGains:
 
 
 def level_balance(num_levels: int) -> tuple[float, ...]:
-    """Weights of the levels' objectness, finest first: a fine level has more cells, hence a smaller share of positives."""
+    """Weights of the levels' objectness, finest first: a fine level has more cells, so its positives count for less."""
     if num_levels == 3:
         return (4.0, 1.0, 0.4)
     return (4.0, 1.0, 0.25, 0.06, 0.02)[:num_levels]

@@ -1,4 +1,4 @@
-"""Which anchor of which cell is responsible for which object: YOLOv5's shape-matching rule, without a loop over boxes."""
+"""Which anchor of which cell is responsible for which object: YOLOv5's shape-matching rule, for all boxes at once."""
 
 from __future__ import annotations
 
