@@ -315,3 +315,12 @@ def test_weights_that_fit_nothing(work: Path) -> None:
     save_checkpoint(work / "w.pt", build_model(other))
     with pytest.raises(UserError, match="found none of the same name and shape"):
         train(options(work, weights=str(work / "w.pt")))
+
+
+def test_exist_ok_does_not_resume_the_run_before(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = train(options(work, epochs=1))
+    stop_at(monkeypatch, 1, KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt, match="no epoch had been saved"):
+        train(options(work, exist_ok=True))
+    assert not (folder / "weights" / "last.pt").exists()
+    assert not (folder / "metrics.json").exists()

@@ -322,7 +322,7 @@ def eval_letterbox(source: tuple[int, int], target: tuple[int, int], *, image_si
     """How evaluation places an image: resized to ``image_size`` exactly as the data set does, then only padded."""
     resized = resized_shape(source, image_size)
     placed = LetterBox.plan(resized, target, image_size=image_size)
-    return replace(placed, source=source, gain=image_size / max(source))
+    return replace(placed, source=source)
 
 
 def eval_loader(

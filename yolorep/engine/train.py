@@ -13,7 +13,7 @@ import torch
 import yaml
 from torch import nn
 
-from yolorep.config import Hyp, load_hyp, load_yaml
+from yolorep.config import Hyp, find_config, load_hyp, load_yaml, resources_dir
 from yolorep.console import say
 from yolorep.data.catalog import load_data_config
 from yolorep.data.dataset import DetectionDataset
@@ -97,8 +97,9 @@ def new_run(options: TrainOptions) -> Run:
         UserError: if one is wrong.
     """
     _check_numbers(options)
-    if Path(options.data).is_file():  # resuming may happen from another folder
-        options = replace(options, data=str(Path(options.data).resolve()))
+    data = find_config(options.data).resolve()
+    if not data.is_relative_to(resources_dir().resolve()):  # packaged files are found by name from anywhere
+        options = replace(options, data=str(data))
     hyp = load_hyp(options.hyp)
     device = select_device(options.device)
     names = load_data_config(options.data).names
@@ -169,6 +170,8 @@ def create_folder(run: Run) -> Path:
     """Create the run's folder with what is known before training."""
     folder = new_run_dir(run.options.project, run.options.name, exist_ok=run.options.exist_ok)
     (folder / "weights").mkdir(exist_ok=True)
+    for stale in ("weights/last.pt", "metrics.json"):  # of the run before, with --exist-ok: not to be resumed
+        (folder / stale).unlink(missing_ok=True)
     write_text(folder / "args.yaml", yaml.safe_dump(asdict(run.options), sort_keys=False))
     write_text(folder / "hyp.yaml", yaml.safe_dump(run.hyp.model_dump(), sort_keys=False))
     say(f"results go to {folder}")

@@ -42,7 +42,6 @@ class LetterBox:
         source: (height, width) of the image in pixels.
         target: (height, width) of the network input.
         resized: (height, width) of the image inside it.
-        gain: resized pixels per source pixel.
         top: rows of border above the image.
         left: columns of border left of it.
     """
@@ -50,7 +49,6 @@ class LetterBox:
     source: Shape
     target: Shape
     resized: Shape
-    gain: float
     top: int
     left: int
 
@@ -72,7 +70,7 @@ class LetterBox:
         # Rounding half a pixel down puts the odd border row below and to the right, as YOLOv5 does.
         top = round((target[0] - resized[0]) / 2 - 0.1)
         left = round((target[1] - resized[1]) / 2 - 0.1)
-        return cls(source, target, resized, gain, top, left)
+        return cls(source, target, resized, top, left)
 
     def apply(self, image: NDArray[np.uint8], *, shrink: int = cv2.INTER_LINEAR) -> NDArray[np.uint8]:
         """Resizes and pads an image.
@@ -85,7 +83,7 @@ class LetterBox:
             (target height, target width, channels) uint8.
         """
         if image.shape[:2] != self.resized:
-            method = shrink if self.gain < 1 else cv2.INTER_LINEAR
+            method = shrink if max(self.resized) < max(self.source) else cv2.INTER_LINEAR
             image = np.asarray(cv2.resize(image, self.resized[::-1], interpolation=method), dtype=np.uint8)
         canvas = np.full((*self.target, image.shape[2]), BORDER, np.uint8)
         canvas[self.top : self.top + self.resized[0], self.left : self.left + self.resized[1]] = image
@@ -93,13 +91,18 @@ class LetterBox:
 
     def boxes(self, xyxy: NDArray[np.float32]) -> NDArray[np.float32]:
         """Maps (n, 4) boxes from source pixels to network-input pixels."""
-        return np.asarray(xyxy * np.float32(self.gain) + self._offset(), np.float32)
+        return np.asarray(xyxy * self._gain() + self._offset(), np.float32)
 
     def undo(self, xyxy: NDArray[np.float32]) -> NDArray[np.float32]:
         """Maps (n, 4) boxes from network-input pixels to source pixels, clipped to the image."""
-        boxes = (xyxy - self._offset()) / np.float32(self.gain)
+        boxes = (xyxy - self._offset()) / self._gain()
         height, width = self.source
         return np.asarray(np.clip(boxes, 0, np.array([width, height, width, height], np.float32)), np.float32)
+
+    def _gain(self) -> NDArray[np.float32]:
+        # Per axis: rounding to whole pixels makes them differ a little.
+        y, x = self.resized[0] / self.source[0], self.resized[1] / self.source[1]
+        return np.array([x, y, x, y], np.float32)
 
     def _offset(self) -> NDArray[np.float32]:
         return np.array([self.left, self.top, self.left, self.top], np.float32)
