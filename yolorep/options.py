@@ -33,6 +33,7 @@ class TrainOptions:
     weights: str | None = option(None, "start from these weights: ours or a YOLOv5 .pt")
     cfg: str | None = option(None, "model YAML; may be left out with --weights")
     data: str = option("data/shapes.yaml", "dataset YAML")
+    download: bool = option(False, "fetch the data set from where its YAML says, if it is missing")
     hyp: str = option("cfg/hyp/scratch-low.yaml", "hyperparameter YAML")
     epochs: int = option(100, "passes over the training set")
     batch_size: int = option(16, "images a step")
@@ -66,6 +67,7 @@ class ValOptions:
     """Evaluate weights: COCO AP by pycocotools."""
 
     data: str | None = option(None, "dataset YAML (default: the one the weights were trained on)")
+    download: bool = option(False, "fetch the data set from where its YAML says, if it is missing")
     weights: str = option("", "checkpoint (.pt) or exported file (.onnx, .torchscript)")
     batch_size: int = option(16, "images a batch; the AP does not depend on it")
     imgsz: int = option(640, "long side of the images in pixels", "--img", "--img-size")

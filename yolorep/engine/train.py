@@ -102,7 +102,7 @@ def new_run(options: TrainOptions) -> Run:
         options = replace(options, data=str(data))
     hyp = load_hyp(options.hyp)
     device = select_device(options.device)
-    names = load_data_config(options.data).names
+    names = load_data_config(options.data, download=options.download).names
     torch.manual_seed(options.seed)
     model = starting_model(
         options.cfg, options.weights, names=("item",) if options.single_cls and len(names) > 1 else names

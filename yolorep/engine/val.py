@@ -45,7 +45,7 @@ def val(options: ValOptions) -> Path:
         options.weights, device=select_device(options.device), half=options.half, fused=not options.no_fuse
     )
     data = options.data or _training_data(Path(options.weights))
-    config = load_data_config(data)
+    config = load_data_config(data, download=options.download)
     annotations = load_annotations(config, options.task, single_class=options.single_cls)
     if len(annotations.names) != len(backend.names) and not options.single_cls:
         raise UserError(
