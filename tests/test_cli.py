@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from yolorep import cli
+from yolorep.errors import FuseError
 from yolorep.options import DetectOptions, TrainOptions, ValOptions
 
 MODEL = "cfg/yolov5n_mobileone.yaml"
@@ -88,7 +89,7 @@ def test_wrong_input_is_one_line_and_exit_code_2(
 
 
 @pytest.mark.parametrize(
-    ("raised", "code"), [(KeyboardInterrupt(), 130), (OSError("disk full"), 1), (cli.FuseError("wrong"), 1)]
+    ("raised", "code"), [(KeyboardInterrupt(), 130), (OSError("disk full"), 1), (FuseError("wrong"), 1)]
 )
 def test_exit_codes(raised: BaseException, code: int, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(argv: Any) -> None:

@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import Any, NoReturn
 
 from yolorep import __version__
-from yolorep.errors import ExportError, FuseError, UserError, suggest
+from yolorep.errors import UserError, YolorepError, suggest
 from yolorep.options import (
     DetectOptions,
     ExportOptions,
@@ -101,8 +101,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as error:
         print(f"interrupted{': ' if str(error) else ''}{error}", file=sys.stderr)
         return 130
-    except (ExportError, FuseError, OSError) as error:
+    except YolorepError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"error: {where}{error.strerror or error}", file=sys.stderr)
         return 1
     return 0
 

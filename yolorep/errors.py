@@ -6,19 +6,23 @@ import difflib
 from collections.abc import Iterable
 
 
-class UserError(Exception):
-    """The user's input is wrong. Shown as one line without a traceback; the process exits with code 2.
+class YolorepError(Exception):
+    """Something went wrong in a way that is understood. Shown as one line; the process exits with code 1."""
+
+
+class UserError(YolorepError):
+    """The user's input is wrong. Shown as one line; the process exits with code 2.
 
     The message says what was expected, what was found, where, and what to do.
     """
 
 
-class FuseError(RuntimeError):
+class FuseError(YolorepError):
     """A fold is not exact or not possible: a defect of the block or of how it is used, never of the user's data."""
 
 
-class ExportError(RuntimeError):
-    """A file could not be written, or does not compute what the model computes. Nothing is left behind."""
+class ExportError(YolorepError):
+    """An exported file does not compute what its model computes, or the format cannot express the model."""
 
 
 def suggest(name: str, choices: Iterable[str]) -> str:

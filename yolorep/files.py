@@ -19,6 +19,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
     Raises:
         UserError: if the folder cannot be written.
+        OSError: naming ``path``, if writing fails: a full disk, say.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -34,6 +35,9 @@ def atomic_write(path: Path) -> Iterator[Path]:
             os.fsync(written.fileno())
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
+    except OSError as error:
+        # What the user knows is the file's own name, not the temporary one's.
+        raise OSError(error.errno, f"could not be written ({error.strerror or error})", str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
 

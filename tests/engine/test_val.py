@@ -150,7 +150,17 @@ def test_the_official_weights_score_as_published(
 def test_coco_json_with_crowds(shared: Path, tmp_path: Path) -> None:
     """The original annotations: ids with gaps, crowds that neither count as found nor as missed."""
     weights, data = shared / "weights/yolov5n.pt", shared / "data/tiny_coco/tiny_coco.yaml"
-    flags = ["--weights", str(weights), "--data", str(data), "--project", str(tmp_path), "--save-json", "--imgsz", "320"]
+    flags = [
+        "--weights",
+        str(weights),
+        "--data",
+        str(data),
+        "--project",
+        str(tmp_path),
+        "--save-json",
+        "--imgsz",
+        "320",
+    ]
     assert main(["val", *flags]) == 0
     annotations = json.loads((shared / "data/tiny_coco/annotations/instances_val2017.json").read_text())
     predictions = json.loads((tmp_path / "exp" / "predictions.json").read_text())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import pickle
 import zipfile
 from collections.abc import Mapping
@@ -108,7 +109,7 @@ def save_checkpoint(
         with atomic_write(path) as temporary, temporary.open("wb") as file:
             torch.save(content, file)
     except RuntimeError as error:  # how torch tells that a write failed
-        raise OSError(f"{path}: could not be written, probably a full disk; the previous file is kept") from error
+        raise OSError(errno.ENOSPC, "could not be written, probably a full disk", str(path)) from error
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:

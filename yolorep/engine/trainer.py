@@ -16,13 +16,14 @@ from torch import Tensor, nn
 from yolorep.console import progress
 from yolorep.engine.ema import ModelEma
 from yolorep.engine.optim import Schedule
+from yolorep.errors import YolorepError
 from yolorep.losses.anchor import LossTerms
 
 #: Largest norm of the gradient of one optimizer step.
 MAX_GRADIENT_NORM = 10.0
 
 
-class NonFiniteLoss(RuntimeError):
+class NonFiniteLoss(YolorepError):
     """The loss became infinite or NaN: training cannot go on from here."""
 
 

@@ -39,9 +39,10 @@ def ciou(boxes: Tensor, targets: Tensor, *, eps: float = 1e-7) -> Tensor:
     """
     low = torch.maximum(boxes[..., :2], targets[..., :2])
     high = torch.minimum(boxes[..., 2:], targets[..., 2:])
-    intersection = (high - low).clamp(min=0).prod(dim=-1)
+    overlap = (high - low).clamp(min=0)
+    intersection = overlap[..., 0] * overlap[..., 1]
     size, target_size = boxes[..., 2:] - boxes[..., :2], targets[..., 2:] - targets[..., :2]
-    union = size.prod(dim=-1) + target_size.prod(dim=-1) - intersection + eps
+    union = size[..., 0] * size[..., 1] + target_size[..., 0] * target_size[..., 1] - intersection + eps
     iou = intersection / union
 
     hull = torch.maximum(boxes[..., 2:], targets[..., 2:]) - torch.minimum(boxes[..., :2], targets[..., :2])
