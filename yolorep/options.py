@@ -7,13 +7,21 @@ says how the text is read. Names and defaults are YOLOv5's. Only the standard li
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from yolorep.errors import UserError
 
 
-def option(default: Any, help: str, *flags: str, choices: tuple[str, ...] = (), const: Any = None) -> Any:
+def option(
+    default: Any,
+    help: str,
+    *flags: str,
+    choices: tuple[str, ...] = (),
+    const: Any = None,
+    low: float | None = None,
+    high: float | None = None,
+) -> Any:
     """A dataclass field with what the command line needs to know.
 
     Args:
@@ -22,12 +30,31 @@ def option(default: Any, help: str, *flags: str, choices: tuple[str, ...] = (), 
         flags: further spellings of the flag.
         choices: the values allowed.
         const: value of a flag given without one; without, the flag needs its value.
+        low, high: the least and the largest number allowed.
     """
-    return field(default=default, metadata={"help": help, "flags": flags, "choices": choices, "const": const})
+    metadata = {"help": help, "flags": flags, "choices": choices, "const": const, "low": low, "high": high}
+    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainOptions:
+class Options:
+    """What all commands' options share: numbers are checked.
+
+    Raises:
+        UserError: if a number is out of its range.
+    """
+
+    def __post_init__(self) -> None:
+        for entry in fields(self):
+            value, low, high = getattr(self, entry.name), entry.metadata["low"], entry.metadata["high"]
+            if value is None or ((low is None or value >= low) and (high is None or value <= high)):
+                continue
+            wanted = f"a number of at least {low:g}" if high is None else f"a number from {low:g} to {high:g}"
+            raise UserError(f"--{entry.name.replace('_', '-')}: expected {wanted}, found {value:g}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions(Options):
     """Train a detector."""
 
     weights: str | None = option(None, "start from these weights: ours or a YOLOv5 .pt")
@@ -35,9 +62,9 @@ class TrainOptions:
     data: str = option("data/shapes.yaml", "dataset YAML")
     download: bool = option(False, "fetch the data set from where its YAML says, if it is missing")
     hyp: str = option("cfg/hyp/scratch-low.yaml", "hyperparameter YAML")
-    epochs: int = option(100, "passes over the training set")
-    batch_size: int = option(16, "images a step")
-    imgsz: int = option(640, "long side of the training and evaluation images in pixels", "--img", "--img-size")
+    epochs: int = option(100, "passes over the training set", low=1)
+    batch_size: int = option(16, "images a step", low=1)
+    imgsz: int = option(640, "long side of the training and evaluation images in pixels", "--img", "--img-size", low=1)
     rect: bool = option(False, "rectangular batches of similar aspect ratio, without mosaic")
     resume: str | None = option(None, "go on with an interrupted run: its last.pt, or the newest run's", const="")
     nosave: bool = option(False, "write only the final checkpoint")
@@ -49,34 +76,34 @@ class TrainOptions:
     single_cls: bool = option(False, "treat all classes as one")
     optimizer: str = option("SGD", "optimizer", choices=("SGD", "Adam", "AdamW"))
     sync_bn: bool = option(False, "synchronize BatchNorm over processes")
-    workers: int = option(2, "data loading processes")
+    workers: int = option(2, "data loading processes", low=0)
     project: str = option("runs/train", "folder for runs")
     name: str = option("exp", "folder of this run")
     exist_ok: bool = option(False, "write into an existing run folder")
     cos_lr: bool = option(False, "cosine instead of linear learning-rate decay")
-    label_smoothing: float = option(0.0, "label smoothing epsilon")
-    patience: int = option(100, "stop after this many epochs without a better AP")
+    label_smoothing: float = option(0.0, "label smoothing epsilon", low=0, high=0.9)
+    patience: int = option(100, "stop after this many epochs without a better AP", low=0)
     freeze: list[int] | None = option(None, "freeze the first N layers, or the layers listed")
     save_period: int = option(-1, "also keep a checkpoint every N epochs")
-    seed: int = option(0, "seed of everything random")
+    seed: int = option(0, "seed of everything random", low=0)
     bf16: bool = option(False, "bfloat16 autocast on CPUs (CUDA always uses float16 autocast)")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ValOptions:
+class ValOptions(Options):
     """Evaluate weights: COCO AP by pycocotools."""
 
     data: str | None = option(None, "dataset YAML (default: the one the weights were trained on)")
     download: bool = option(False, "fetch the data set from where its YAML says, if it is missing")
     weights: str = option("", "checkpoint (.pt) or exported file (.onnx, .torchscript)")
-    batch_size: int = option(16, "images a batch; the AP does not depend on it")
-    imgsz: int = option(640, "long side of the images in pixels", "--img", "--img-size")
-    conf_thres: float = option(0.001, "boxes below this confidence are not looked at")
-    iou_thres: float = option(0.6, "NMS: boxes of one class overlapping more than this are one")
-    max_det: int = option(300, "boxes kept an image")
+    batch_size: int = option(16, "images a batch; the AP does not depend on it", low=1)
+    imgsz: int = option(640, "long side of the images in pixels", "--img", "--img-size", low=1)
+    conf_thres: float = option(0.001, "boxes below this confidence are not looked at", low=0, high=1)
+    iou_thres: float = option(0.6, "NMS: boxes of one class overlapping more than this are one", low=0, high=1)
+    max_det: int = option(300, "boxes kept an image", low=1)
     task: str = option("val", "split to evaluate", choices=("train", "val", "test"))
     device: str = option("", "cpu, or a CUDA index; the first GPU if there is one")
-    workers: int = option(2, "data loading processes")
+    workers: int = option(2, "data loading processes", low=0)
     single_cls: bool = option(False, "treat all classes as one")
     augment: bool = option(False, "test-time augmentation: three scales, one of them flipped")
     verbose: bool = option(False, "print every class, however many there are")
@@ -92,16 +119,16 @@ class ValOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DetectOptions:
+class DetectOptions(Options):
     """Detect objects in images, videos and streams."""
 
     weights: str = option("", "checkpoint (.pt) or exported file (.onnx, .torchscript)")
     source: str = option("", "image, folder, glob, list file, video, camera index or URL")
     data: str | None = option(None, "dataset YAML with class names for weights that carry none")
-    imgsz: int = option(640, "long side of the network input in pixels", "--img", "--img-size")
-    conf_thres: float = option(0.25, "boxes below this confidence are not shown")
-    iou_thres: float = option(0.45, "NMS: boxes of one class overlapping more than this are one")
-    max_det: int = option(1000, "boxes kept an image")
+    imgsz: int = option(640, "long side of the network input in pixels", "--img", "--img-size", low=1)
+    conf_thres: float = option(0.25, "boxes below this confidence are not shown", low=0, high=1)
+    iou_thres: float = option(0.45, "NMS: boxes of one class overlapping more than this are one", low=0, high=1)
+    max_det: int = option(1000, "boxes kept an image", low=1)
     device: str = option("", "cpu, or a CUDA index; the first GPU if there is one")
     view_img: bool = option(False, "show the result in a window")
     save_txt: bool = option(False, "write labels/*.txt in YOLO form")
@@ -116,21 +143,21 @@ class DetectOptions:
     project: str = option("runs/detect", "folder for runs")
     name: str = option("exp", "folder of this run")
     exist_ok: bool = option(False, "write into an existing run folder")
-    line_thickness: int | None = option(None, "box line width in pixels (default: by image size)")
+    line_thickness: int | None = option(None, "box line width in pixels (default: by image size)", low=1)
     hide_labels: bool = option(False, "draw boxes only")
     hide_conf: bool = option(False, "draw names without confidences")
     half: bool = option(False, "float16 inference (CUDA)")
-    vid_stride: int = option(1, "use every N-th frame of a video")
+    vid_stride: int = option(1, "use every N-th frame of a video", low=1)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportOptions:
+class ExportOptions(Options):
     """Write the fused model with its decoding to ONNX or TorchScript, and check the file."""
 
     weights: str = option("", "checkpoint (.pt)")
     include: list[str] = option(("onnx",), "formats: onnx, torchscript")
-    imgsz: int = option(640, "image size in pixels", "--img", "--img-size")
-    batch_size: int = option(1, "batch size of a static file")
+    imgsz: int = option(640, "image size in pixels", "--img", "--img-size", low=1)
+    batch_size: int = option(1, "batch size of a static file", low=1)
     dynamic: bool = option(False, "any batch size, height and width")
     data: str | None = option(None, "check the file on this dataset's val images (default: rendered shapes)")
     device: str = option("cpu", "where the file is checked: cpu, or a CUDA index")
@@ -138,34 +165,22 @@ class ExportOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FuseOptions:
+class FuseOptions(Options):
     """Reparameterize a model and report what was folded and how exactly."""
 
     weights: str | None = option(None, "checkpoint (.pt)")
     cfg: str | None = option(None, "model YAML, instead of weights")
-    imgsz: int = option(640, "image size the GFLOPs are counted at", "--img", "--img-size")
+    imgsz: int = option(640, "image size the GFLOPs are counted at", "--img", "--img-size", low=1)
     output: str | None = option(None, "write the fused checkpoint here")
     json: bool = option(False, "print the report as JSON")
 
 
 @dataclass(frozen=True, kw_only=True)
-class InfoOptions:
+class InfoOptions(Options):
     """Show a model's layers, parameters, GFLOPs and strides, trained and fused."""
 
     weights: str | None = option(None, "checkpoint (.pt)")
     cfg: str | None = option(None, "model YAML, instead of weights")
-    imgsz: int = option(640, "image size the GFLOPs are counted at", "--img", "--img-size")
+    imgsz: int = option(640, "image size the GFLOPs are counted at", "--img", "--img-size", low=1)
     json: bool = option(False, "print JSON")
     profile: bool = option(False, "measure milliseconds a row")
-
-
-def check_range(options: Any, name: str, low: float, high: float | None = None) -> None:
-    """Checks the number of one flag.
-
-    Raises:
-        UserError: if it is below ``low`` or above ``high``.
-    """
-    value = getattr(options, name)
-    if value < low or (high is not None and value > high):
-        wanted = f"a number of at least {low:g}" if high is None else f"a number from {low:g} to {high:g}"
-        raise UserError(f"--{name.replace('_', '-')}: expected {wanted}, found {value:g}")

@@ -104,8 +104,6 @@ def test_a_file_for_one_size_is_evaluated_at_it(
         ({"weights": "x.onnx", "data": None}, "--data: missing"),
         ({"data": "data/shapes.yaml"}, "has 5 classes, but w.pt predicts 2"),
         ({"task": "test"}, "test"),
-        ({"conf_thres": 1.5}, "--conf-thres: expected a number from 0 to 1, found 1.5"),
-        ({"batch_size": 0}, "--batch-size: expected a number of at least 1, found 0"),
         ({"project": "/proc/nothing"}, "--project"),
     ],
 )

@@ -152,7 +152,7 @@ def test_an_earlier_file_survives_a_failed_export(weights, tmp_path, monkeypatch
     [
         (["--include", "onx"], r"--include onx: .*did you mean 'onnx'.*expected onnx or torchscript"),
         (["--include", "onnx", "engine"], r"--include engine: this format is not offered here; expected onnx or torch"),
-        (["--batch-size", "0"], "--batch-size: expected 1 or more, found 0"),
+        (["--batch-size", "0"], "--batch-size: expected a number of at least 1, found 0"),
         (["--half"], "--half"),
         (["--weights", ""], "--weights: missing"),
         (["--weights", "nowhere.pt"], "nowhere.pt"),

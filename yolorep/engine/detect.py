@@ -52,8 +52,6 @@ def detect(options: DetectOptions) -> Path | None:
             "--source is missing: expected an image, folder, glob pattern, list file, video, camera index or URL, "
             "for example --source street.jpg"
         )
-    if options.line_thickness is not None and options.line_thickness < 1:
-        raise UserError(f"--line-thickness {options.line_thickness}: expected 1 or more pixels")
     items = open_source(options.source, vid_stride=options.vid_stride)
     predictor = Predictor(
         options.weights,

@@ -96,7 +96,6 @@ def new_run(options: TrainOptions) -> Run:
     Raises:
         UserError: if one is wrong.
     """
-    _check_numbers(options)
     data = find_config(options.data).resolve()
     if not data.is_relative_to(resources_dir().resolve()):  # packaged files are found by name from anywhere
         options = replace(options, data=str(data))
@@ -310,12 +309,3 @@ def _autocast(device: torch.device, *, bf16: bool) -> torch.dtype | None:
     if device.type == "cuda":
         return torch.float16
     return torch.bfloat16 if bf16 else None
-
-
-def _check_numbers(options: TrainOptions) -> None:
-    """Raises UserError if an option's number makes no sense."""
-    for name, least in (("epochs", 1), ("batch_size", 1), ("imgsz", 1), ("workers", 0), ("patience", 0), ("seed", 0)):
-        if (value := getattr(options, name)) < least:
-            raise UserError(f"--{name.replace('_', '-')}: expected a number of at least {least}, found {value}")
-    if not 0 <= options.label_smoothing < 1:
-        raise UserError(f"--label-smoothing: expected a number in [0, 1), found {options.label_smoothing}")

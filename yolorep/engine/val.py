@@ -22,7 +22,7 @@ from yolorep.errors import UserError
 from yolorep.files import new_run_dir, write_text
 from yolorep.io.sinks import yolo_text
 from yolorep.metrics import METRICS
-from yolorep.options import ValOptions, check_range
+from yolorep.options import ValOptions
 from yolorep.runtime.base import Backend
 from yolorep.runtime.tta import TTA
 
@@ -36,11 +36,6 @@ def val(options: ValOptions) -> Path:
     Raises:
         UserError: if weights, data or both do not fit.
     """
-    for name in ("batch_size", "max_det", "imgsz"):
-        check_range(options, name, 1)
-    check_range(options, "workers", 0)
-    for name in ("conf_thres", "iou_thres"):
-        check_range(options, name, 0, 1)
     backend = load_backend(
         options.weights, device=select_device(options.device), half=options.half, fused=not options.no_fuse
     )

@@ -52,8 +52,6 @@ def export(options: ExportOptions) -> list[Path]:
     """
     exporters = [make_exporter(name, options) for name in dict.fromkeys(options.include)]
     device = select_device(options.device)
-    if options.batch_size < 1:
-        raise UserError(f"--batch-size: expected 1 or more, found {options.batch_size}")
     if not options.weights:
         raise UserError("--weights: missing; expected a checkpoint (.pt)")
     weights = Path(options.weights)
