@@ -27,8 +27,7 @@ def test_indexing(index: Any, classes: list[int]) -> None:
     assert three(tracker_id=np.arange(3))[index].class_id.tolist() == classes
 
 
-def test_area_and_iteration() -> None:
-    assert three().area.tolist() == [6, 1, 0]
+def test_iteration() -> None:
     assert [len(one) for one in three()] == [1, 1, 1]
     assert len(Detections.empty()) == 0
 

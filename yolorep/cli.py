@@ -32,47 +32,60 @@ COMMANDS: dict[str, tuple[type[Any], str]] = {
     "info": (InfoOptions, "yolorep.engine.inspect:info_command"),
 }
 
-#: YOLOv5's flags that are not offered, and what to do instead.
-REPLACED = {
-    "--evolve": "try values in a copy of cfg/hyp/scratch-low.yaml and pass it with --hyp",
-    "--image-weights": "leave it out; every image is drawn once an epoch",
-    "--quad": "leave it out, or lower --batch-size",
-    "--noplots": "leave it out; plots are drawn once, at the end",
-    "--bucket": "copy the run folder yourself; nothing is uploaded",
-    "--upload-dataset": "leave it out; nothing is uploaded",
-    "--upload_dataset": "leave it out; nothing is uploaded",
-    "--entity": "leave it out; TensorBoard logs are written when it is installed",
-    "--bbox-interval": "leave it out; TensorBoard logs are written when it is installed",
-    "--bbox_interval": "leave it out; TensorBoard logs are written when it is installed",
-    "--artifact-alias": "leave it out; TensorBoard logs are written when it is installed",
-    "--artifact_alias": "leave it out; TensorBoard logs are written when it is installed",
-    "--ndjson-console": "read results.csv in the run folder",
-    "--ndjson-file": "read results.csv in the run folder",
-    "--local_rank": "leave it out; training uses one process",
-    "--local-rank": "leave it out; training uses one process",
-    "--save-hybrid": "use --save-txt; labels mixed into predictions would inflate the AP",
-    "--dnn": "leave it out; .onnx files run in onnxruntime",
-    "--visualize": "use yolorep info --profile for the layers, or a forward hook for their features",
-    "--update": "leave it out; every file is read as it is",
-    "--save-format": "leave it out; --save-csv and --save-json write pixels, --save-txt shares of the image",
-    "--inplace": "leave it out; heads never write into their inputs",
-    "--keras": "use --include onnx",
-    "--optimize": "use --include torchscript",
-    "--int8": "leave it out; files are float32",
-    "--per-tensor": "leave it out; files are float32",
-    "--simplify": "leave it out; ONNX files are always simplified",
-    "--mlmodel": "use --include onnx",
-    "--cache-dir": "set the environment variable YOLOREP_CACHE",
-    "--verbose": "use yolorep val --verbose",
-    "--workspace": "use --include onnx",
-    "--nms": "leave it out; NMS runs after the file",
-    "--agnostic-nms": "use detect.py --agnostic-nms",
-    "--topk-per-class": "leave it out; NMS runs after the file",
-    "--topk-all": "leave it out; NMS runs after the file",
-    "--iou-thres": "leave it out; NMS runs after the file",
-    "--conf-thres": "leave it out; NMS runs after the file",
-    "--half": "leave it out; a GPU run of the file may convert it",
-    "--train": "leave it out; the evaluation form is exported",
+_NO_UPLOAD = "leave it out; nothing is uploaded"
+_TENSORBOARD = "leave it out; TensorBoard logs are written when it is installed"
+_SEARCH = "try values in a copy of cfg/hyp/scratch-low.yaml and pass it with --hyp"
+_NMS = "leave it out; NMS runs after the file"
+_FLOAT32 = "leave it out; files are float32"
+_ONNX = "use --include onnx"
+
+#: YOLOv5's flags that a command does not offer, and what to do instead.
+REPLACED: dict[str, dict[str, str]] = {
+    "train": {
+        "--evolve": _SEARCH,
+        "--evolve_population": _SEARCH,
+        "--resume_evolve": _SEARCH,
+        "--image-weights": "leave it out; every image is drawn once an epoch",
+        "--quad": "leave it out, or lower --batch-size",
+        "--noplots": "leave it out; plots are drawn once, at the end",
+        "--bucket": _NO_UPLOAD,
+        "--upload_dataset": _NO_UPLOAD,
+        "--entity": _TENSORBOARD,
+        "--bbox_interval": _TENSORBOARD,
+        "--artifact_alias": _TENSORBOARD,
+        "--ndjson-console": "read results.csv in the run folder",
+        "--ndjson-file": "read results.csv in the run folder",
+        "--local_rank": "leave it out; training uses one process",
+    },
+    "val": {
+        "--save-hybrid": "use --save-txt; labels mixed into predictions would inflate the AP",
+        "--dnn": "leave it out; .onnx files run in onnxruntime",
+    },
+    "detect": {
+        "--dnn": "leave it out; .onnx files run in onnxruntime",
+        "--visualize": "use yolorep info --profile for the layers, or a forward hook for their features",
+        "--update": "leave it out; every file is read as it is",
+        "--save-format": "leave it out; --save-csv and --save-json write pixels, --save-txt shares of the image",
+    },
+    "export": {
+        "--half": _FLOAT32,
+        "--int8": _FLOAT32,
+        "--per-tensor": _FLOAT32,
+        "--inplace": "leave it out; heads never write into their inputs",
+        "--keras": _ONNX,
+        "--optimize": "use --include torchscript",
+        "--simplify": "leave it out; ONNX files are optimized as they are written",
+        "--mlmodel": _ONNX,
+        "--workspace": _ONNX,
+        "--verbose": "leave it out; what went wrong is said in one line",
+        "--cache": "leave it out; it belongs to a format that is not offered",
+        "--nms": _NMS,
+        "--agnostic-nms": _NMS,
+        "--topk-per-class": _NMS,
+        "--topk-all": _NMS,
+        "--iou-thres": _NMS,
+        "--conf-thres": _NMS,
+    },
 }
 
 
@@ -166,8 +179,6 @@ def _add_flag(command: argparse.ArgumentParser, field: Any, hint: Any) -> None:
     if typing.get_origin(kind) is list:
         kwargs["nargs"] = "+"
         kind = typing.get_args(kind)[0]
-        if kind is int:
-            kind = _whole_number
     if meta["const"] is not None:
         kwargs |= {"nargs": "?", "const": meta["const"]}
     if meta["choices"]:
@@ -176,18 +187,15 @@ def _add_flag(command: argparse.ArgumentParser, field: Any, hint: Any) -> None:
     command.add_argument(*flags, type=kind, **kwargs)
 
 
-def _whole_number(text: str) -> int:
-    return int(text)
-
-
 def _flags(options: type[Any]) -> list[str]:
     return [f"--{field.name.replace('_', '-')}" for field in fields(options)]
 
 
 def _unknown(command: str, flag: str, known: Sequence[str]) -> str:
     name = flag.partition("=")[0]
-    if name in REPLACED:
-        return f"{command}: {name} of YOLOv5 is not offered: {REPLACED[name]}"
+    replaced = {spelling.replace("_", "-"): advice for spelling, advice in REPLACED.get(command, {}).items()}
+    if advice := replaced.get(name.replace("_", "-")):
+        return f"{command}: {name} of YOLOv5 is not offered: {advice}"
     if not flag.startswith("-"):
         return f"{command}: expected flags, found {flag!r}; see yolorep {command} --help"
     return f"{command}: unknown flag {name}{suggest(name, known)}; see yolorep {command} --help"

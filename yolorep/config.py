@@ -33,7 +33,7 @@ def find_config(name: str | Path) -> Path:
     Raises:
         UserError: naming every path tried and the closest packaged file.
     """
-    tried = [Path(name), resources_dir() / name]
+    tried = list(dict.fromkeys((Path(name), resources_dir() / name)))
     for path in tried:
         if path.is_file():
             return path
@@ -57,6 +57,8 @@ def load_yaml(path: Path) -> Any:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: expected a YAML text file, found binary data") from error
+    except ValueError as error:  # a date that does not exist, say
+        raise UserError(f"{path}: expected YAML, found a value that is none ({error})") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
@@ -114,6 +116,7 @@ class Hyp(BaseModel):
     iou_t: Share = 0.2  # read by no YOLOv5 loss either; kept because its files have it
     anchor_t: Annotated[float, Field(gt=1)] = 4.0
     fl_gamma: Off = 0.0
+    nbs: Annotated[int, Field(ge=1)] = 64  # nominal batch size: smaller batches accumulate gradients up to it
     hsv_h: Share = 0.015
     hsv_s: Share = 0.7
     hsv_v: Share = 0.4

@@ -57,9 +57,3 @@ class Detections:
 
     def __iter__(self) -> Iterator[Detections]:
         return (self[i] for i in range(len(self)))
-
-    @property
-    def area(self) -> FloatArray:
-        """(n,) box areas in square pixels."""
-        sides = np.clip(self.xyxy[:, 2:] - self.xyxy[:, :2], 0, None)
-        return np.asarray(sides[:, 0] * sides[:, 1], dtype=np.float32)

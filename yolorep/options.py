@@ -161,7 +161,7 @@ class ExportOptions(Options):
     dynamic: bool = option(False, "any batch size, height and width")
     data: str | None = option(None, "check the file on this dataset's val images (default: rendered shapes)")
     device: str = option("cpu", "where the file is checked: cpu, or a CUDA index")
-    opset: int = option(18, "ONNX operator set")
+    opset: int = option(18, "ONNX operator set", low=13, high=23)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,6 +19,7 @@ HEAD = "train: images/train\n"
         (HEAD + "names: [a, b]\nnc: 2\n", ("a", "b")),
         (HEAD + "nc: 2\n", ("class0", "class1")),
         (HEAD + "names: [1, 2.5]\n", ("1", "2.5")),
+        (HEAD + "names: ['yes', \"no\"]\n", ("yes", "no")),
         (HEAD + "names: [a]\nroboflow: {workspace: x}\n", ("a",)),
     ],
 )
@@ -36,6 +37,8 @@ def test_names(text: str, names: tuple[str, ...], tmp_path: Path) -> None:
         (HEAD + "names: [a]\nnc: 3\n", ["nc: expected 1", "found 3"]),
         (HEAD + "names: {0: a, 2: b}\n", ["names: expected the keys 0 to 1", "0, 2"]),
         (HEAD + "names: []\n", ["names: expected a list"]),
+        (HEAD + "names: [yes, no, maybe]\n", ["names: expected text, found True, False", "quote"]),
+        (HEAD + "names: {0: on, 1: maybe}\n", ["names: expected text, found True", "quote"]),
         (HEAD + "names: 3\nnc: x\n", ["names: expected a list", "nc: expected a number of classes, found 'x'"]),
         (HEAD + "nc: true\n", ["nc: expected a number"]),
         ("tarin: images\nval: 3\nnc: 1\n", ["tarin: unknown key", "did you mean 'train'", "val: expected a folder"]),
@@ -77,6 +80,21 @@ def test_relative_to_the_yaml_then_to_the_working_directory(tmp_path: Path, monk
     assert len(load(yaml)) == 8
     write_yolo(here, count=3)
     assert len(load(yaml)) == 3
+
+
+def test_paths_as_roboflow_writes_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``../train/images`` for a folder beside the YAML; one where the path really leads goes first."""
+    root, elsewhere = tmp_path / "set", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    write_yolo(root, count=3)
+    yaml = write_yaml(root, "train: ../images/train\nnames: [a, b, c]\n")
+    assert len(load(yaml)) == 3
+    write_yolo(tmp_path, count=5)
+    assert len(load(yaml)) == 5
+    with pytest.raises(UserError) as error:
+        load(write_yaml(root, "train: ../gone/images\nnc: 1\n"))
+    assert str(error.value).endswith(f"tried {tmp_path}/gone/images, {root}/gone/images")
 
 
 def test_path_key(tmp_path: Path) -> None:

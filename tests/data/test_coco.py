@@ -78,6 +78,72 @@ def test_names_that_match_neither_way(tmp_path: Path) -> None:
         load(yaml, "val")
 
 
+def test_other_names_are_taken_in_order_and_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    yaml = write_coco(tmp_path)
+    text = yaml.read_text()
+    yaml.write_text(text + "names: [zebra, cup, car]\n")
+    load(yaml, "val")
+    assert "order" not in capsys.readouterr().out
+    yaml.write_text(text + "names: [Auto, Tasse, Zebra]\n")
+    load(yaml, "val")
+    lines = [line for line in capsys.readouterr().out.splitlines() if "order of the ids" in line]
+    assert len(lines) == 1
+    assert lines[0].startswith(str(tmp_path / "instances.json"))
+    assert lines[0].endswith("car -> Auto, cup -> Tasse, zebra -> Zebra")
+
+
+def test_a_long_list_of_other_names_is_shortened(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    yaml = write_coco(tmp_path, categories=[{"id": index, "name": f"c{index}"} for index in range(100)])
+    yaml.write_text(yaml.read_text() + f"names: [{', '.join(f'n{index}' for index in range(100))}]\n")
+    load(yaml, "val")
+    assert "c0 -> n0, c1 -> n1, c2 -> n2, c3 -> n3, c4 -> n4 and 95 more\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ("[cup, Auto, zebra]", r"not among them car; classes without a category: Auto"),
+        ("[Auto, zebra, Tasse]", r"not among them car, cup; classes without a category: Auto, Tasse"),
+        ("[car, cup, zebra, cup]", r"class names used more than once: cup"),
+    ],
+)
+def test_names_that_agree_in_part(names: str, message: str, tmp_path: Path) -> None:
+    """Taken in order, the cup of the first case would be learnt as a car."""
+    yaml = write_coco(tmp_path)
+    yaml.write_text(yaml.read_text() + f"names: {names}\n")
+    with pytest.raises(UserError, match=message) as error:
+        load(yaml, "val")
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_may_use_a_name_twice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = {3: "car", 44: "cup", 90: "car"}
+    yaml = write_coco(tmp_path, categories=[{"id": key, "name": name} for key, name in names.items()])
+    annotations = load(yaml, "val")
+    assert (annotations.names, annotations.category_ids) == (("car", "cup", "car"), (3, 44, 90))
+    assert "order" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("huge", [2**63, 20240131123456789012, -(2**63) - 1])
+def test_image_ids_beyond_64_bits(huge: int, tmp_path: Path) -> None:
+    yaml = write_coco(tmp_path)
+    file = tmp_path / "instances.json"
+    file.write_text(file.read_text().replace("701", str(huge)))
+    annotations = load(yaml, "val")
+    assert [annotations.image_id(index) for index in range(3)] == ["700", str(huge), "702"]
+
+
+def test_sizes_written_as_floats(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    yaml = write_coco(tmp_path)
+    file = tmp_path / "instances.json"
+    content = json.loads(file.read_text())
+    for image in content["images"]:
+        image["height"], image["width"] = float(image["height"]), float(image["width"])
+    file.write_text(json.dumps(content))
+    assert len(load(yaml, "val")) == 3
+    assert "skipped" not in capsys.readouterr().out
+
+
 def test_string_image_ids(tmp_path: Path) -> None:
     yaml = write_coco(tmp_path)
     file = tmp_path / "instances.json"
@@ -99,6 +165,13 @@ BOX = {"image_id": 700, "category_id": 3, "bbox": [1, 1, 5, 5]}
         ({"categories": [CAR, CAR]}, "expected categories with distinct"),
         ({"categories": [{"id": "x", "name": "car"}]}, "expected categories"),
         ({"images": [{"id": 1}]}, "expected every image to have 'id' and 'file_name', found {'id': 1}"),
+        (
+            {"images": [{**IMAGE, "height": 480.5}]},
+            r"height and width of 0\.png in whole pixels, found 480\.5 and None",
+        ),
+        ({"images": [{**IMAGE, "width": "640"}]}, "height and width of .*, found None and '640'"),
+        ({"images": [{**IMAGE, "width": float("inf")}]}, "height and width of .*, found None and inf"),
+        ({"images": [{**IMAGE, "width": 1e300}]}, "height and width of .*, found None and 1e"),
         ({"images": [IMAGE, IMAGE]}, "its own id, found 1 used again"),
         ({"images": [], "annotations": []}, "found none listed"),
         ({"annotations": [{**BOX, "bbox": [1, 2, 3]}]}, "expected every annotation"),

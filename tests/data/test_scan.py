@@ -1,14 +1,16 @@
 from __future__ import annotations
 
+import errno
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tests.data.toy import SIZES, load, smooth_image, write_yaml, write_yolo
+from tests.data.toy import SIZES, load, smooth_image, write_coco, write_yaml, write_yolo
 from yolorep.config import Hyp
 from yolorep.data import scan
 from yolorep.data.annotations import FlatStrings
@@ -67,6 +69,35 @@ def test_unreadable_images_are_skipped_in_one_line(tmp_path: Path, capsys: pytes
     # Told again when everything comes from the cache.
     load(yaml)
     assert "3 skipped" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EIO, errno.EMFILE])
+@pytest.mark.parametrize(("write", "split", "name"), [(write_yolo, "train", "001.png"), (write_coco, "val", "1.png")])
+def test_a_read_error_is_told_but_not_remembered(
+    write: Callable[[Path], Path],
+    split: str,
+    name: str,
+    code: int,
+    tmp_path: Path,
+    cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    yaml = write(tmp_path)
+    read = Path.read_bytes
+
+    def fail(path: Path) -> bytes:
+        if path.name == name:
+            raise OSError(code, os.strerror(code), str(path))
+        return read(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", fail)
+        fewer = len(load(yaml, split))
+        assert f"1 skipped: {name} (cannot be read ({os.strerror(code)}))" in capsys.readouterr().out
+    assert not list(cache.rglob("*.npz"))
+    assert len(load(yaml, split)) == fewer + 1
+    assert list(cache.rglob("*.npz"))
 
 
 def test_many_faults_are_counted_not_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -173,10 +204,23 @@ def test_damaged_or_unwritable_cache_costs_time_only(
         (["/d/a.jpg", "/d/7.jpg"], ["a", "7"]),
         (["/d/x/1.jpg", "/d/y/1.jpg"], ["x/1.jpg", "y/1.jpg"]),
         (["/d/1.jpg", "/d/1.png"], ["1.jpg", "1.png"]),
+        ([f"/d/{2**63 - 1}.jpg", "/d/7.jpg"], [2**63 - 1, 7]),
+        ([f"/d/{2**63}.jpg", "/d/7.jpg"], [f"{2**63}", "7"]),
     ],
 )
 def test_image_ids(paths: list[str], ids: list[int] | list[str]) -> None:
     assert scan._image_ids(paths) == ids
+
+
+def test_names_of_twenty_digits(tmp_path: Path) -> None:
+    yaml = write_yolo(tmp_path, count=2)
+    long = "20240131123456789012"
+    for kind, suffix in (("images", ".png"), ("labels", ".txt")):
+        folder = tmp_path / kind / "train"
+        (folder / f"001{suffix}").rename(folder / f"{long}{suffix}")
+    annotations = load(yaml)
+    assert [annotations.image_id(index) for index in range(2)] == ["000", long]
+    assert annotations.ground_truth()["annotations"][0]["image_id"] == long
 
 
 def test_ground_truth_of_text_labels(tmp_path: Path) -> None:

@@ -98,7 +98,12 @@ def test_missing_file() -> None:
     ("change", "message"),
     [
         (lambda c: c.update(format="yolorep-9"), "expected a checkpoint of format 'yolorep-1', found 'yolorep-9'"),
-        (lambda c: c.pop("names"), "names missing"),
+        (lambda c: c.pop("names"), "names is missing"),
+        (lambda c: c.update(names=5), "names does not fit"),
+        (lambda c: c.update(names="abc"), "names does not fit"),
+        (lambda c: c.update(state_dict={"a": 3}), "state_dict does not fit"),
+        (lambda c: c.update(bn={"a": 5}), "bn does not fit"),
+        (lambda c: c["state_dict"]["model.0.conv.bn.bias"].fill_(float("nan")), "bias is not finite: .*diverged"),
         (lambda c: c["state_dict"].pop("model.0.conv.bn.weight"), r"1 missing \(model\.0\.conv\.bn\.weight\)"),
         (lambda c: c["state_dict"].update(extra=torch.zeros(1)), r"1 unexpected \(extra\)"),
         (lambda c: c["state_dict"].update({"model.0.conv.bn.bias": torch.zeros(3)}), "1 of another shape"),

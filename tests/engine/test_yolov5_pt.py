@@ -35,8 +35,15 @@ def call(module: str, name: str, *args: bytes) -> bytes:
     return b"c" + f"{module}\n{name}\n".encode() + b"(" + b"".join(args) + b"tR"
 
 
-def archive(path: Path, data: bytes, *, prefix: str = "archive", members: dict[str, bytes] | None = None) -> Path:
-    with zipfile.ZipFile(path, "w") as file:
+def archive(
+    path: Path,
+    data: bytes,
+    *,
+    prefix: str = "archive",
+    members: dict[str, bytes] | None = None,
+    compression: int = zipfile.ZIP_STORED,
+) -> Path:
+    with zipfile.ZipFile(path, "w", compression) as file:
         file.writestr(f"{prefix}/data.pkl", data)
         for name, content in (members or {}).items():
             file.writestr(name, content)
@@ -92,6 +99,12 @@ ATTACKS: dict[str, tuple[bytes, dict[str, bytes]]] = {
     "big endian": (HEADER + b"}.", {"archive/byteorder": b"big"}),
     "two pickles": (HEADER + b"}.", {"other/data.pkl": HEADER + b"}."}),
     "no model": (HEADER + b"}" + text("epoch") + b"K\x01s.", {}),
+    "stops at once": (HEADER + b".", {}),
+    "a wrong number": (HEADER + b"J\x01\x02.", {}),
+    "a list as a key": (HEADER + b"}]K\x01s.", {}),
+    "a number as an address": (HEADER + b"K\x01Q.", {}),
+    "a gigantic array": (HEADER + b"\x96" + struct.pack("<Q", 20 << 30) + b".", {}),
+    "tensors without end": (HEADER + b"(" + tensor("K\x04\x85", "K\x01\x85") * 60 + b"l.", STORAGE),
     "stops early": (HEADER + b"}" + text("model"), {}),
     "empty stack": (HEADER + b".", {}),
     "unknown instruction": (HEADER + b"\xff.", {}),
@@ -111,6 +124,11 @@ def test_crafted_files_are_refused(
 def test_the_refused_call_is_named(tmp_path: Path) -> None:
     path = archive(tmp_path / "evil.pt", HEADER + call("os", "system", text("true")) + b".")
     assert "refused: it calls os.system" in refused(path)
+
+
+def test_compressed_members_are_refused(tmp_path: Path) -> None:
+    path = archive(tmp_path / "bomb.pt", HEADER + b"}.", compression=zipfile.ZIP_DEFLATED)
+    assert "compressed" in refused(path)
 
 
 class _Evil:

@@ -83,6 +83,46 @@ def test_image_sink(tmp_path: Path) -> None:
     np.testing.assert_array_equal(cv2.imread(str(tmp_path / "x.png")), drawn)
 
 
+@pytest.mark.parametrize(
+    ("make", "source", "victim"),
+    [
+        (ImageSink, "a.png", "a.png"),
+        (ImageSink, "a.jp2", "a.jpg"),  # another original, whose turn has not come
+        (VideoSink, "clip.mp4", "clip.mp4"),
+        (VideoSink, "clip.avi", "clip.mp4"),
+    ],
+)
+def test_originals_are_not_overwritten(
+    tmp_path: Path, make: type[ImageSink] | type[VideoSink], source: str, victim: str
+) -> None:
+    folder, other = tmp_path / "photos", tmp_path / "results"
+    link = tmp_path / "link"
+    folder.mkdir()
+    link.symlink_to(folder)
+    for name in {source, victim}:
+        (folder / name).write_bytes(b"original")
+    frame = (still if make is ImageSink else lambda path: video(path=path))(str(folder / source))
+    for target in (folder, link):
+        with pytest.raises(UserError, match=f"{victim}: .*choose another --project or --name"):  # noqa: SIM117
+            with make(target, OutputNames()) as sink:
+                sink.write(frame, FOUND, make_image())
+    assert files(folder) == sorted({source, victim})
+    assert (folder / victim).read_bytes() == b"original"
+    for _ in range(2):  # earlier results may be overwritten
+        with make(other, OutputNames()) as sink:
+            sink.write(frame, FOUND, make_image())
+    assert files(other) == [victim]
+
+
+def test_new_files_may_be_put_beside_the_originals(tmp_path: Path) -> None:
+    (tmp_path / "photo.mpo").write_bytes(b"original")
+    names = OutputNames()
+    with ImageSink(tmp_path, names) as image_sink, CropSink(tmp_path / "crops", names, NAMES) as crop_sink:
+        for sink in (image_sink, crop_sink):
+            sink.write(still(str(tmp_path / "photo.mpo")), FOUND, make_image())
+    assert files(tmp_path) == ["crops/cat/photo.jpg", "crops/dog/photo.jpg", "photo.jpg", "photo.mpo"]
+
+
 @pytest.mark.parametrize("size", [(96, 128), (97, 129)])
 def test_video_sink(tmp_path: Path, size: tuple[int, int]) -> None:
     with VideoSink(tmp_path, OutputNames()) as sink:

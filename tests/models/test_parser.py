@@ -146,6 +146,23 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "nc a word": (tiny(nc="eval('1')"), "nc: expected a whole number"),
     "no rows": (tiny(backbone=[]), "backbone: expected a list of rows"),
     "activation": (tiny(activation="print('x')"), "activation: unknown activation"),
+    "nc empty": (tiny(nc=None), "nc: missing"),
+    "gray": (tiny(ch=1), "ch: expected 3"),
+    "no anchors": (tiny(anchors=None), "anchors: missing; give widths"),
+    "classes in Detect": (
+        tiny(head=[[[1, 2], 1, "Detect", [80, "anchors"]]]),
+        "the Detect row says 80 classes, but there are 2",
+    ),
+    "no classes in Detect": (tiny(head=[[[1, 2], 1, "Detect", [0, "anchors"]]]), "expected at least 1 class"),
+    "stride 0": (rows([[-1, 1, "Conv", [16, 3, 0]]]), "backbone row 0|layer 0"),
+    "a stride of three": (rows([[-1, 1, "Conv", [16, 3, 3]]]), "expected strides that divide 256"),
+    "no such dimension": (
+        tiny(head=[[[1, 2], 1, "Concat", [7]], [[1, 2], 1, "Detect", ["nc", "anchors"]]]),
+        "layer 3, Concat",
+    ),
+    "words for numbers": (rows([[-1, 1, "nn.MaxPool2d", ["2"]]]), "row 0|layer 0"),
+    "no kernels": (rows([[-1, 1, "MixConv2d", [16, []]]]), "layer 0, MixConv2d"),
+    "activation of a word": (tiny(activation="nn.LeakyReLU('x')"), "LeakyReLU|layer 0"),
     "shapes that do not meet": (
         tiny(head=[[[0, -1], 1, "Concat", [1]], [[1, 3], 1, "Detect", ["nc", "anchors"]]]),
         "the layers do not fit together",

@@ -155,12 +155,6 @@ def test_scaling_and_subtracting() -> None:
     torch.testing.assert_close((a - b).scaled(gain).to_conv()(x), expected, **CLOSE)
 
 
-def test_selected_outputs() -> None:
-    kernel = ConvKernel.of(nn.Conv2d(4, 6, 3, dtype=torch.float64))
-    x = image(4)
-    torch.testing.assert_close(kernel.outputs(slice(2, 5)).to_conv()(x), kernel.to_conv()(x)[:, 2:5], **CLOSE)
-
-
 def test_kernels_are_differentiable() -> None:
     conv, bn = nn.Conv2d(4, 4, 1, dtype=torch.float64), make_bn(4)
     ConvKernel.of(conv).then_bn(bn).weight.sum().backward()

@@ -130,6 +130,21 @@ def test_dtype_and_flags_are_kept(dtype: torch.dtype) -> None:
     assert fuse(Conv(4, 4, 3).eval())[0].conv.weight.requires_grad
 
 
+def test_only_what_was_trainable_stays_so() -> None:
+    block = BottleneckCSP(8, 8).eval()
+    for part in (block.cv2, block.cv3, block.bn):
+        part.requires_grad_(False)
+    fused, _ = fuse(block)
+    assert not fused.cv2.weight.requires_grad and fused.cv1.conv.weight.requires_grad
+
+
+def test_nobodys_random_numbers_are_shifted() -> None:
+    block = Conv(4, 4).eval()
+    state = torch.get_rng_state()
+    fuse(block)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 def test_half_weights_are_fused_in_double() -> None:
     unit = randomize_(ConvBN(16, 16, 3).eval()).half()
     exact = copy.deepcopy(unit).double().kernel().weight

@@ -31,6 +31,12 @@ def test_class_agnostic() -> None:
     assert run(multi_label=True, class_agnostic=True) == [(0, 0.9), (1, 0.6)]
 
 
+def test_classes_stay_apart_outside_of_the_image() -> None:
+    boxes = torch.tensor([[[500, 500, 700, 700], [-200, -200, 10, 10]]], dtype=torch.float32)
+    (found,) = nms(Decoded(boxes, torch.tensor([[[0.9, 0.0], [0.0, 0.8]]])), **SETTINGS)  # type: ignore[arg-type]
+    assert found.class_id.tolist() == [0, 1]
+
+
 def test_wanted_classes_only() -> None:
     assert run(classes=[1]) == [(1, 0.6)]
 

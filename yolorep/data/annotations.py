@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+#: Ids below it fit 64 bits.
+ID_LIMIT = 2**63
+
 
 class FlatStrings:
     """An immutable list of strings in two arrays.
@@ -70,7 +73,7 @@ class Annotations:
         category_ids: the data set's own id of each class, used in saved detections.
         paths: image files.
         sizes: (n, 2) int32 height and width in pixels, EXIF orientation applied.
-        image_ids: the data set's own ids: (n,) int64, or strings.
+        image_ids: the data set's own ids: (n,) int64, or strings, also for numbers that do not fit.
         boxes: (k, 5) float32 training boxes ``class, cx, cy, w, h``, normalized to the image, no crowds.
         offsets: (n + 1,) int64; image ``i`` has ``boxes[offsets[i]:offsets[i + 1]]``.
         truth: what detections are scored against.
@@ -104,7 +107,7 @@ class Annotations:
         boxes = np.concatenate([truth.class_id[:, None], (low + high) / 2, high - low], axis=1).astype(np.float32)
         keep = ~truth.crowd & (boxes[:, 3:] > 0).all(axis=1)
         counts = np.bincount(truth.image[keep], minlength=len(sizes))
-        numeric = all(isinstance(image_id, int) for image_id in image_ids)
+        numeric = all(isinstance(image_id, int) and -ID_LIMIT <= image_id < ID_LIMIT for image_id in image_ids)
         return cls(
             names=names,
             category_ids=category_ids,

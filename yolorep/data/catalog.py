@@ -154,6 +154,11 @@ def _parse_names(names: Any, nc: Any, faults: list[str]) -> tuple[str, ...] | No
     if not isinstance(names, list) or not names or not all(isinstance(name, str | int | float) for name in names):
         faults.append(f"names: expected a list of class names, found {str(names)[:80]}")
         return ()
+    if booleans := [str(name) for name in names if isinstance(name, bool)]:
+        faults.append(
+            f"names: expected text, found {', '.join(booleans[:10])}; "
+            "quote words that YAML takes for true or false: 'yes', 'no', 'on', 'off'"
+        )
     if nc is not None and nc != len(names):
         faults.append(f"nc: expected {len(names)} (the number of names), found {nc}")
     return tuple(map(str, names))
@@ -188,7 +193,11 @@ def _roots(source: Path, path: str | None) -> tuple[Path, ...]:
 
 
 def _candidates(text: str, roots: tuple[Path, ...]) -> list[Path]:
-    return list(dict.fromkeys(Path(os.path.abspath(root / Path(text).expanduser())) for root in roots))
+    places = [root / Path(text).expanduser() for root in roots]
+    if text.startswith("../"):
+        # Roboflow writes ../train/images for a folder beside the YAML.
+        places.append(roots[0] / text.removeprefix("../"))
+    return list(dict.fromkeys(Path(os.path.abspath(place)) for place in places))
 
 
 def _find(text: str, roots: tuple[Path, ...], where: str) -> Path:

@@ -11,11 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from yolorep.console import say
 from yolorep.data.cache import cache_file, load_arrays, pack_json, save_arrays, unpack_json
 from yolorep.errors import UserError
 
 #: Files above this many bytes take long to parse; what they said is cached.
 _CACHE_ABOVE = 1 << 20
+#: Names told in a line.
+_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,12 @@ def read_coco(path: Path) -> CocoFile:
     for image in images:
         if not _is_image(image):
             raise UserError(f"{path}: expected every image to have 'id' and 'file_name', found {str(image)[:120]}")
+        stated = image.get("height"), image.get("width")
+        if not all(map(_is_length, stated)):
+            raise UserError(
+                f"{path}: expected height and width of {image['file_name']} in whole pixels, "
+                f"found {stated[0]!r:.40} and {stated[1]!r:.40}"
+            )
     positions = {image["id"]: position for position, image in enumerate(images)}
     if len(positions) != len(images):
         raise UserError(
@@ -86,29 +95,47 @@ def read_coco(path: Path) -> CocoFile:
 
 
 def match_categories(coco: CocoFile, names: tuple[str, ...]) -> tuple[dict[int, int], tuple[int, ...]]:
-    """Matches categories with class names: by name, or if the names differ but not their number, in order of the ids.
+    """Matches categories with class names: by name; in order of the ids if there are as many and no name is shared.
+
+    The latter is told, in one line: no more than the number speaks for it.
 
     Returns:
         (category id -> class index, category id of each class).
 
     Raises:
-        UserError: if they match neither way.
+        UserError: if they match neither way, naming those that differ.
     """
     by_name = {name: index for index, name in enumerate(names)}
-    if len(by_name) == len(names) and set(coco.category_names) <= set(names):
+    unknown_names = sorted(set(coco.category_names) - set(names))
+    if len(by_name) == len(names) and not unknown_names:
         to_class = {key: by_name[name] for key, name in zip(coco.category_ids, coco.category_names, strict=True)}
-    elif len(names) == len(coco.category_ids):
+    elif len(names) == len(coco.category_ids) and (
+        list(names) == coco.category_names or set(names).isdisjoint(coco.category_names)
+    ):
         to_class = {category_id: index for index, category_id in enumerate(coco.category_ids)}
+        if unknown_names:
+            pairs = [f"{category} -> {name}" for category, name in zip(coco.category_names, names, strict=True)]
+            say(f"{coco.path}: no category is named like a class; taken in order of the ids: {_shorten(pairs)}")
     else:
-        other = sorted(set(coco.category_names) - set(names))
+        differing = {
+            "not among them": unknown_names,
+            "classes without a category:": sorted(set(names) - set(coco.category_names)),
+            "class names used more than once:": sorted(name for name in by_name if names.count(name) > 1),
+        }
+        found = [f"{what} {_shorten(which)}" for what, which in differing.items() if which]
         raise UserError(
             f"{coco.path}: expected categories among the {len(names)} class names, found {len(coco.category_ids)} "
-            f"categories, not among them {', '.join(other[:5])}; correct names in the data YAML or leave them out"
+            f"categories, {'; '.join(found)}; correct names in the data YAML or leave them out"
         )
     to_category = {index: category_id for category_id, index in to_class.items()}
     # A class the file does not know gets an id that no category has.
     unknown = max(coco.category_ids) + 1
     return to_class, tuple(to_category.get(index, unknown + index) for index in range(len(names)))
+
+
+def _shorten(texts: list[str]) -> str:
+    more = f" and {len(texts) - _SHOWN} more" if len(texts) > _SHOWN else ""
+    return ", ".join(texts[:_SHOWN]) + more
 
 
 def _load_json(path: Path) -> Any:
@@ -139,8 +166,12 @@ def _is_image(record: Any) -> bool:
         isinstance(record, dict)
         and isinstance(record.get("id"), int | str)
         and isinstance(record.get("file_name"), str)
-        and all(isinstance(record.get(key) or 0, int) for key in ("height", "width"))
     )
+
+
+def _is_length(value: Any) -> bool:
+    """Whether it is a whole number of pixels, 480.0 too, or not stated."""
+    return not value or (isinstance(value, int | float) and value % 1 == 0 and abs(value) < 1 << 31)
 
 
 def _row(record: Any, positions: dict[int | str, int], categories: dict[int, str], path: Path) -> tuple[float, ...]:

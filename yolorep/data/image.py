@@ -30,6 +30,10 @@ class ImageError(ValueError):
     """A file is not a complete image; the text says why, without the file's name."""
 
 
+class ImageReadError(ImageError):
+    """The bytes of a file could not be read: no permission, a disk or network fault. Next time they may be."""
+
+
 def read_image(path: str | os.PathLike[str], *, shrink: int = 1) -> NDArray[np.uint8]:
     """Reads an image as colour pixels.
 
@@ -86,7 +90,7 @@ def _read_bytes(path: str | os.PathLike[str]) -> bytes:
     except FileNotFoundError as error:
         raise ImageError("no such file") from error
     except OSError as error:
-        raise ImageError(f"cannot be read ({error.strerror})") from error
+        raise ImageReadError(f"cannot be read ({error.strerror})") from error
     if not data:
         raise ImageError("empty file")
     return data

@@ -6,17 +6,17 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from yolorep.console import progress, say
-from yolorep.data.annotations import Annotations, Truth
+from yolorep.data.annotations import ID_LIMIT, Annotations, Truth
 from yolorep.data.cache import Arrays, cache_file, load_arrays, pack_json, save_arrays, unpack_json
 from yolorep.data.catalog import CocoSource, DataConfig
 from yolorep.data.coco import match_categories, read_coco
-from yolorep.data.image import ImageError, probe_image
+from yolorep.data.image import ImageError, ImageReadError, probe_image
 from yolorep.data.labels import YoloLabels, label_path, read_yolo_labels
 from yolorep.errors import UserError
 
@@ -55,8 +55,9 @@ def _load_yolo(images: list[str], names: tuple[str, ...], where: str) -> Annotat
     cache = cache_file("yolo", [*images, *labels])
     arrays = load_arrays(cache)
     if arrays is None:
-        arrays = _scan_yolo(images, labels, where)
-        save_arrays(cache, arrays)
+        arrays, lasting = _scan_yolo(images, labels, where)
+        if lasting:
+            save_arrays(cache, arrays)
     counts, boxes = arrays["counts"], arrays["boxes"]
     if len(boxes) and boxes[:, 0].max() >= len(names):
         # Read again for the line number.
@@ -82,32 +83,33 @@ def _load_yolo(images: list[str], names: tuple[str, ...], where: str) -> Annotat
     return Annotations.of(names, ids, paths=paths, sizes=sizes[usable], image_ids=_image_ids(paths), truth=truth)
 
 
-def _scan_yolo(images: list[str], labels: list[str], where: str) -> Arrays:
-    def read(pair: tuple[str, str]) -> tuple[tuple[int, int], str, YoloLabels | UserError, bool]:
+def _scan_yolo(images: list[str], labels: list[str], where: str) -> tuple[Arrays, bool]:
+    """Returns what was found, and whether it holds until the files change."""
+
+    def read(pair: tuple[str, str]) -> tuple[_Probe, YoloLabels | UserError, bool]:
         image, label = pair
         parsed: YoloLabels | UserError
         try:
             parsed = read_yolo_labels(label)
         except UserError as error:
             parsed = error
-        size, fault = _probe(image)
-        return size, fault, parsed, os.path.exists(label)
+        return _probe(image), parsed, os.path.exists(label)
 
     found = _in_threads(read, list(zip(images, labels, strict=True)), where)
-    wrong = [parsed for _, _, parsed, _ in found if isinstance(parsed, UserError)]
+    wrong = [parsed for _, parsed, _ in found if isinstance(parsed, UserError)]
     if wrong:
         more = f" (and {len(wrong) - 1} more label files with faults)" if len(wrong) > 1 else ""
         raise UserError(f"{wrong[0]}{more}")
-    parsed = [labels for _, _, labels, _ in found if isinstance(labels, YoloLabels)]
+    parsed = [labels for _, labels, _ in found if isinstance(labels, YoloLabels)]
+    probed, lasting = _pack_probes([probe for probe, _, _ in found])
     return {
-        "sizes": np.array([size for size, _, _, _ in found], np.int32).reshape(-1, 2),
-        "faults": pack_json({index: fault for index, (_, fault, _, _) in enumerate(found) if fault}),
-        "labelled": np.array([labelled for _, _, _, labelled in found], bool),
+        **probed,
+        "labelled": np.array([labelled for _, _, labelled in found], bool),
         "counts": np.array([len(labels.boxes) for labels in parsed], np.int64),
         "boxes": np.concatenate([np.zeros((0, 5)), *(labels.boxes for labels in parsed)]),
         "duplicates": np.int64(sum(labels.duplicates for labels in parsed)),
         "empty": np.int64(sum(labels.empty for labels in parsed)),
-    }
+    }, lasting
 
 
 def _yolo_truth(arrays: Arrays, usable: NDArray[np.bool_]) -> Truth:
@@ -134,12 +136,9 @@ def _load_coco(source: CocoSource, names: tuple[str, ...], where: str) -> Annota
     cache = cache_file("sizes", images)
     arrays = load_arrays(cache)
     if arrays is None:
-        probed = _in_threads(_probe, images, where)
-        arrays = {
-            "sizes": np.array([size for size, _ in probed], np.int32).reshape(-1, 2),
-            "faults": pack_json({index: fault for index, (_, fault) in enumerate(probed) if fault}),
-        }
-        save_arrays(cache, arrays)
+        arrays, lasting = _pack_probes(_in_threads(_probe, images, where))
+        if lasting:
+            save_arrays(cache, arrays)
     sizes, faults = arrays["sizes"], unpack_json(arrays["faults"])
     for index in np.flatnonzero(((sizes != coco.sizes) & (coco.sizes > 0)).any(axis=1) & (sizes[:, 0] > 0)).tolist():
         # Its boxes are in pixels of another image.
@@ -173,11 +172,28 @@ def _load_coco(source: CocoSource, names: tuple[str, ...], where: str) -> Annota
     )
 
 
-def _probe(path: str) -> tuple[tuple[int, int], str]:
+class _Probe(NamedTuple):
+    """Height and width of an image, or its fault, and whether that lies in the image itself."""
+
+    size: tuple[int, int]
+    fault: str = ""
+    lasting: bool = True
+
+
+def _probe(path: str) -> _Probe:
     try:
-        return probe_image(path), ""
+        return _Probe(probe_image(path))
     except ImageError as error:
-        return (0, 0), str(error)
+        return _Probe((0, 0), str(error), lasting=not isinstance(error, ImageReadError))
+
+
+def _pack_probes(probes: list[_Probe]) -> tuple[Arrays, bool]:
+    """Returns sizes and faults as stored, and whether they hold until the files change."""
+    arrays: Arrays = {
+        "sizes": np.array([probe.size for probe in probes], np.int32).reshape(-1, 2),
+        "faults": pack_json({index: probe.fault for index, probe in enumerate(probes) if probe.fault}),
+    }
+    return arrays, all(probe.lasting for probe in probes)
 
 
 def _in_threads(function: Callable[[Item], Result], items: Sequence[Item], where: str) -> list[Result]:
@@ -186,11 +202,14 @@ def _in_threads(function: Callable[[Item], Result], items: Sequence[Item], where
 
 
 def _image_ids(paths: list[str]) -> list[int] | list[str]:
-    """Numbers if every file name is a different one, as in COCO; else the names; else paths that tell them apart."""
+    """Numbers if every file name is a different one, as in COCO; else the names; else paths that tell them apart.
+
+    Names of more digits than 64 bits hold are names.
+    """
     stems = [Path(path).stem for path in paths]
     if all(stem.isascii() and stem.isdigit() for stem in stems):
         numbers = [int(stem) for stem in stems]
-        if len(set(numbers)) == len(numbers):
+        if len(set(numbers)) == len(numbers) and max(numbers, default=0) < ID_LIMIT:
             return numbers
     if len(set(stems)) == len(stems):
         return stems

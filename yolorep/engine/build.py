@@ -57,6 +57,8 @@ def load_backend(
         )
     if not path.is_file():
         raise UserError(f"{path}: no such file; expected weights ({', '.join(RUNNABLE)})")
+    if half and path.suffix != ".pt":
+        raise UserError(f"--half: {path} computes in the precision it was exported in; leave --half out")
     if path.suffix == ".onnx":
         from yolorep.runtime.onnx import OnnxBackend
 

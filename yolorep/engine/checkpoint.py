@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import errno
-import pickle
+import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from yolorep.engine.yolov5_pt import read_yolov5
+from yolorep.engine.yolov5_pt import DAMAGE, read_yolov5
 from yolorep.errors import UserError
 from yolorep.files import atomic_write
 from yolorep.models.detector import Detector, build_model
 from yolorep.models.parser import parse_config
 from yolorep.nn.conv import Conv, ConvBN
-from yolorep.nn.reparam import fuse
+from yolorep.nn.reparam import fused_form
 
 FORMAT = "yolorep-1"
 
@@ -64,9 +64,9 @@ class Checkpoint:
         """
         config = parse_config(self.model_config, source=f"{self.path} (model_config)")
         model = build_model(config, names=self.names).eval()
-        set_bn_values(model, self.bn)
         if self.fused:
-            model = fuse(model)[0]
+            model = fused_form(model)
+        set_bn_values(model, self.bn)
         weights = self.ema if use_ema and self.ema is not None else self.state_dict
         load_strictly(model, weights, source=str(self.path))
         return model.float()
@@ -98,7 +98,7 @@ def save_checkpoint(
         "format": FORMAT,
         "model_config": model.config.to_dict(),
         "names": list(model.names),
-        "bn": {} if fused else bn_values(model),
+        "bn": bn_values(model),
         "state_dict": model.state_dict(),
         "ema": None if ema is None else ema.state_dict(),
         "fused": fused,
@@ -124,33 +124,59 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     if not zipfile.is_zipfile(path):
         raise UserError(f"{path}: expected a checkpoint (a zip file), found something else or a damaged one")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, KeyError):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about files that are refused below anyway
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except (*DAMAGE, OSError):
         return _from_yolov5(path)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         found = content.get("format", "another") if isinstance(content, dict) else type(content).__name__
         raise UserError(f"{path}: expected a checkpoint of format {FORMAT!r}, found {found!r}")
-    missing = {"model_config", "names", "state_dict"} - content.keys()
-    if missing:
-        raise UserError(f"{path}: a damaged checkpoint, {', '.join(sorted(missing))} missing")
+    for key, fits in _FORM.items():
+        if not fits(content.get(key)):
+            raise UserError(f"{path}: a damaged checkpoint: {key} {'does not fit' if key in content else 'is missing'}")
     return Checkpoint(
         path=path,
         model_config=content["model_config"],
         names=tuple(content["names"]),
         state_dict=content["state_dict"],
-        ema=content.get("ema"),
-        bn=content.get("bn", {}),
-        fused=content.get("fused", False),
-        training=content.get("training", {}),
-        data=content.get("data", ""),
+        ema=content["ema"],
+        bn=content["bn"],
+        fused=content["fused"],
+        training=content["training"],
+        data=content["data"],
     )
+
+
+def _is_tensors(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(tensor, Tensor) for tensor in value.values())
+
+
+def _is_norms(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(pair, tuple | list) and len(pair) == 2 and all(isinstance(number, int | float) for number in pair)
+        for pair in value.values()
+    )
+
+
+#: What our files hold, key by key.
+_FORM: dict[str, Callable[[Any], bool]] = {
+    "model_config": lambda value: isinstance(value, dict),
+    "names": lambda value: isinstance(value, list) and all(isinstance(name, str) for name in value),
+    "state_dict": _is_tensors,
+    "ema": lambda value: value is None or _is_tensors(value),
+    "bn": _is_norms,
+    "fused": lambda value: isinstance(value, bool),
+    "training": lambda value: isinstance(value, dict),
+    "data": lambda value: isinstance(value, str),
+}
 
 
 def load_strictly(model: nn.Module, weights: Mapping[str, Tensor], *, source: str) -> None:
     """Loads weights whose names and shapes must all match.
 
     Raises:
-        UserError: counting and naming what is missing, unexpected and of another shape.
+        UserError: counting and naming what is missing, unexpected, of another shape, or not finite.
     """
     own = model.state_dict()
     missing = [name for name in own if name not in weights]
@@ -163,6 +189,9 @@ def load_strictly(model: nn.Module, weights: Mapping[str, Tensor], *, source: st
             if names
         ]
         raise UserError(f"{source}: the weights do not fit the model: {', '.join(faults)} of {len(own)} tensors")
+    for name, tensor in weights.items():
+        if not torch.isfinite(tensor).all():
+            raise UserError(f"{source}: {name} is not finite: the training that wrote this file diverged")
     model.load_state_dict(dict(weights))
 
 

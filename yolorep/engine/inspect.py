@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from yolorep.console import say
-from yolorep.engine.build import load_model
-from yolorep.engine.checkpoint import save_checkpoint
+from yolorep.engine.checkpoint import load_checkpoint, save_checkpoint
 from yolorep.engine.image_size import fit_image_size
 from yolorep.errors import UserError
 from yolorep.models.detector import Detector, build_model
 from yolorep.nn.flops import count_flops
 from yolorep.nn.reparam import FuseReport, count_parameters, fuse
+from yolorep.ops.letterbox import round_up
 from yolorep.options import FuseOptions, InfoOptions
 
 #: Runs a layer is timed over, after as many that are not counted.
@@ -30,13 +30,13 @@ def fuse_command(options: FuseOptions) -> FuseReport:
     Raises:
         UserError: if the model cannot be had.
     """
-    model = _model(options.weights, options.cfg)
+    model, data = _model(options.weights, options.cfg)
     if options.output and Path(options.output).suffix != ".pt":
         raise UserError(f"--output {options.output}: expected a file ending in .pt")
-    fused, report = fuse(model, image_size=options.imgsz)
+    fused, report = fuse(model, image_size=_image_size(options, model))
     print(json.dumps(report.to_dict()) if options.json else report)
     if options.output:
-        save_checkpoint(Path(options.output), fused, fused=True)
+        save_checkpoint(Path(options.output), fused, fused=True, data=data)
         if not options.json:
             say(f"fused weights in {options.output}")
     return report
@@ -48,8 +48,8 @@ def info_command(options: InfoOptions) -> dict[str, Any]:
     Raises:
         UserError: if the model cannot be had.
     """
-    model = _model(options.weights, options.cfg)
-    size = fit_image_size(options.imgsz, model.max_stride) if not options.json else options.imgsz
+    model, _ = _model(options.weights, options.cfg)
+    size = _image_size(options, model)
     fused, report = fuse(model, image_size=size)
     layers = layer_table(model, fused, image_size=size)
     if options.profile:
@@ -120,10 +120,20 @@ def profile(model: Detector, image_size: int) -> list[float]:
     return [sorted(runs[PROFILE_RUNS:])[PROFILE_RUNS // 2] * 1000 for runs in times]
 
 
-def _model(weights: str | None, cfg: str | None) -> Detector:
+def _image_size(options: FuseOptions | InfoOptions, model: Detector) -> int:
+    if options.json:  # nothing but JSON may be printed
+        return round_up(options.imgsz, model.max_stride)
+    return fit_image_size(options.imgsz, model.max_stride)
+
+
+def _model(weights: str | None, cfg: str | None) -> tuple[Detector, str]:
+    """The model, and the data set it was trained on if that is known."""
     if bool(weights) == bool(cfg):
         raise UserError("expected either --weights or --cfg" + (", found both" if weights else ", found neither"))
-    return load_model(weights) if weights else build_model(cfg or "").eval()
+    if weights:
+        checkpoint = load_checkpoint(weights)
+        return checkpoint.build(), checkpoint.data
+    return build_model(cfg or "").eval(), ""
 
 
 @torch.inference_mode()

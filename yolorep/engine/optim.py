@@ -12,8 +12,6 @@ from torch import nn
 if TYPE_CHECKING:
     from yolorep.config import Hyp
 
-#: Batch size the hyperparameters are meant for; smaller batches accumulate gradients up to it.
-NOMINAL_BATCH = 64
 #: Iterations the warm-up takes at least.
 MIN_WARMUP = 100
 _NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
@@ -52,12 +50,12 @@ class Schedule:
     @property
     def accumulate(self) -> int:
         """Iterations per optimizer step after the warm-up."""
-        return max(round(NOMINAL_BATCH / self.batch_size), 1)
+        return max(round(self.hyp.nbs / self.batch_size), 1)
 
     @property
     def weight_decay(self) -> float:
         """Weight decay for the number of images an optimizer step sees."""
-        return self.hyp.weight_decay * self.batch_size * self.accumulate / NOMINAL_BATCH
+        return self.hyp.weight_decay * self.batch_size * self.accumulate / self.hyp.nbs
 
     def decay_at(self, epoch: int) -> float:
         """Share of the initial learning rate in ``epoch``."""
@@ -76,7 +74,7 @@ class Schedule:
 
     def accumulate_at(self, iteration: int) -> int:
         """Batches per optimizer step at an iteration."""
-        return max(round(self._warm_up(iteration, 1, NOMINAL_BATCH / self.batch_size)), 1)
+        return max(round(self._warm_up(iteration, 1, self.hyp.nbs / self.batch_size)), 1)
 
     def _warm_up(self, iteration: int, start: float, end: float) -> float:
         if iteration >= self.warmup:

@@ -20,7 +20,7 @@ from yolorep.engine.evaluator import Evaluation, evaluate
 from yolorep.engine.image_size import fit_image_size
 from yolorep.errors import UserError
 from yolorep.files import new_run_dir, write_text
-from yolorep.io.sinks import yolo_text
+from yolorep.io.sinks import OutputNames, yolo_text
 from yolorep.metrics import METRICS
 from yolorep.options import ValOptions
 from yolorep.runtime.base import Backend
@@ -128,7 +128,8 @@ def _fit_to_file(options: ValOptions, backend: Backend) -> ValOptions:
 
 
 def _save_txt(evaluation: Evaluation, dataset: DetectionDataset, folder: Path, *, with_confidence: bool) -> None:
+    names = OutputNames()  # images of the same name in several folders get files of their own
     for index, detections in enumerate(evaluation.detections):
         height, width = dataset.annotations.sizes[index].tolist()
         text = yolo_text(detections, (height, width), with_confidence=with_confidence)
-        write_text(folder / f"{Path(dataset.annotations.paths[index]).stem}.txt", text)
+        write_text(folder / f"{names.of(dataset.annotations.paths[index])}.txt", text)

@@ -41,7 +41,7 @@ STORAGE_TYPES = {
 
 
 #: What unpickling raises when the instructions make no sense.
-_DAMAGE = (
+DAMAGE = (
     pickle.UnpicklingError,
     ArithmeticError,
     AssertionError,
@@ -91,7 +91,7 @@ def read_yolov5(path: Path) -> Yolov5Checkpoint:
         raise UserError(f"{path}: refused: {error}") from error
     except zipfile.BadZipFile as error:
         raise UserError(f"{path}: expected a checkpoint (a zip file), found something else or a damaged one") from error
-    except (*_DAMAGE, OSError) as error:
+    except (*DAMAGE, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path}: not a readable YOLOv5 checkpoint: {reason}") from error
 
@@ -142,6 +142,8 @@ class _Reader(pickle._Unpickler):  # the Python implementation: its REDUCE can b
     def __init__(self, archive: zipfile.ZipFile) -> None:
         names = archive.namelist()
         for name in names:
+            if archive.getinfo(name).compress_type != zipfile.ZIP_STORED:
+                raise _Refused(f"the member {name!r} is compressed, which torch never does")
             if name.startswith("/") or "\\" in name or ".." in name.split("/"):
                 raise _Refused(f"the member {name!r} points outside of the archive")
         pickles = [name for name in names if re.fullmatch(r"[^/]+/data\.pkl", name)]
@@ -151,11 +153,13 @@ class _Reader(pickle._Unpickler):  # the Python implementation: its REDUCE can b
         if archive.getinfo(pickles[0]).file_size > MAX_PICKLE_BYTES:
             raise _Refused(f"data.pkl is larger than {MAX_PICKLE_BYTES >> 20} MB")
         order = f"{self.prefix}byteorder"
-        if order in names and archive.read(order) != b"little":
+        if order in names and (archive.getinfo(order).file_size != 6 or archive.read(order) != b"little"):
             raise _Refused("expected little-endian tensors")
         self.archive = archive
+        # Every value of a checkpoint is stored once: tensors that add up to more are a bomb.
+        self.bytes_left = 2 * sum(info.file_size for info in archive.infolist())
         self.storages: dict[str, Tensor] = {}
-        self.calls: dict[int, tuple[str, Callable[..., Any]]] = {}
+        self.callable: list[Callable[..., Any]] = []
         super().__init__(io.BytesIO(archive.read(pickles[0])), encoding="latin1")
 
     def find_class(self, module: str, name: str) -> Any:
@@ -181,9 +185,8 @@ class _Reader(pickle._Unpickler):  # the Python implementation: its REDUCE can b
             "pathlib.PurePosixPath": _stub_class(module, name),
         }
         if full in known:
-            target = known[full]
-            self.calls[id(target)] = (full, target)
-            return target
+            self.callable.append(known[full])
+            return known[full]
         return _stub_class(module, name)
 
     def persistent_load(self, pid: Any) -> Tensor:
@@ -212,19 +215,22 @@ class _Reader(pickle._Unpickler):  # the Python implementation: its REDUCE can b
         last = offset + sum((side - 1) * step for side, step in zip(size, stride, strict=True))
         if math.prod(size) > storage.numel() or (math.prod(size) and last >= storage.numel()):
             raise _Refused(f"a tensor of size {tuple(size)} reaches beyond its storage of {storage.numel()} values")
+        self.bytes_left -= math.prod(size) * storage.element_size()
+        if self.bytes_left < 0:
+            raise _Refused("its tensors are larger than the file")
         return storage.as_strided(size, stride, offset).clone()
 
     def load_reduce(self) -> None:
         """REDUCE: calls a function. Only those handed out as callable above."""
         args = self.stack.pop()
         function = self.stack[-1]
-        if id(function) not in self.calls:
+        if not any(function is allowed for allowed in self.callable):
             raise _Refused(f"it calls {getattr(function, 'qualified_name', function)}, which is not needed for weights")
         self.stack[-1] = function(*args)
 
     def load_obj(self) -> None:
-        """OBJ and INST: old ways to make objects, which torch never writes."""
-        raise _Refused("an obsolete pickle instruction")
+        """OBJ, INST and BYTEARRAY8, which torch never writes; the last one allocates whatever it is told to."""
+        raise _Refused("a pickle instruction that torch never writes")
 
     def load_build(self) -> None:
         """BUILD: gives an object its attributes. Stubs only keep them; an OrderedDict has none that matter."""
@@ -239,6 +245,7 @@ class _Reader(pickle._Unpickler):  # the Python implementation: its REDUCE can b
     dispatch[pickle.BUILD[0]] = load_build
     dispatch[pickle.OBJ[0]] = load_obj
     dispatch[pickle.INST[0]] = load_obj
+    dispatch[pickle.BYTEARRAY8[0]] = load_obj
 
 
 def _interpret(checkpoint: Any) -> Yolov5Checkpoint:

@@ -150,6 +150,8 @@ def export_model(
             exporter.write(Deployed(fused).eval(), temporary, example=example, metadata=metadata)
         except OSError as error:
             raise UserError(f"{target}: cannot be written ({error.strerror})") from error
+        except (RuntimeError, ValueError, TypeError) as error:  # how torch says that the format cannot express a model
+            raise ExportError(f"{target}: could not be exported: {str(error).strip().splitlines()[0]}") from error
         try:
             comparison = compare(exporter.open(temporary, device=device), TorchBackend(fused, device=device), batches)
             comparison.require_equal()

@@ -100,7 +100,9 @@ class ImageSink(Sink):
         if not frame.is_video:
             suffix = Path(frame.path).suffix.lower()
             suffix = suffix if suffix in {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"} else ".jpg"
-            write_image(self._folder / f"{self._names.of(frame.path)}{suffix}", drawn)
+            target = self._folder / f"{self._names.of(frame.path)}{suffix}"
+            _spare_originals(target, frame.path)
+            write_image(target, drawn)
 
 
 class VideoSink(Sink):
@@ -141,6 +143,7 @@ class VideoSink(Sink):
 
     def _open(self, frame: Frame) -> None:
         self._target = self._folder / f"{self._names.of(frame.path)}.mp4"
+        _spare_originals(self._target, frame.path)
         # MPEG-4 with its 4:2:0 chroma has even sides only; OpenCV would cut the odd row off.
         height, width = frame.image.shape[:2]
         self._size = (width + width % 2, height + height % 2)
@@ -330,6 +333,22 @@ def write_image(path: Path, image: Image) -> None:
         raise UserError(f"{path}: OpenCV cannot write an image of shape {image.shape} in this format")
     with atomic_write(path) as temporary:
         temporary.write_bytes(data.tobytes())
+
+
+def _spare_originals(target: Path, source: str) -> None:
+    """Refuses to replace the source, or a file beside it: an original too, perhaps yet to be looked at.
+
+    Raises:
+        UserError: if ``target`` is such a file.
+    """
+    # A URL or camera index is no file.
+    if not (os.path.exists(target) and os.path.exists(source)):
+        return
+    if os.path.samefile(target, source) or os.path.samefile(target.parent, Path(source).parent):
+        raise UserError(
+            f"{target}: expected a new file, found one among the originals, which would be overwritten; "
+            "choose another --project or --name"
+        )
 
 
 def _open_text(path: Path) -> TextIO:

@@ -16,7 +16,7 @@ from yolorep.errors import UserError
 from yolorep.models.graph import Graph
 from yolorep.models.heads.anchor import Detect
 from yolorep.models.heads.raw import Raw
-from yolorep.models.parser import ModelConfig, build_graph, load_config, parse_config
+from yolorep.models.parser import BUILD_ERRORS, ModelConfig, build_graph, load_config, parse_config
 from yolorep.ops.decode import Decoded
 
 
@@ -68,7 +68,9 @@ class Detector(nn.Module):
         """A random image batch of one in the model's dtype: square, or small and not square."""
         height, width = (2 * self.max_stride, 3 * self.max_stride) if image_size is None else (image_size, image_size)
         like = next(self.parameters())
-        return torch.rand(1, self.config.channels, height, width, dtype=torch.float32).to(like.device, like.dtype)
+        generator = torch.Generator().manual_seed(0)  # of its own: nobody's random numbers are shifted
+        image = torch.rand(1, self.config.channels, height, width, generator=generator)
+        return image.to(like.device, like.dtype)
 
     def _measure_strides(self) -> tuple[tuple[int, ...], int]:
         # On the meta device nothing is computed and no BatchNorm statistic can change.
@@ -85,11 +87,18 @@ class Detector(nn.Module):
         self.eval()
         try:
             raw = functional_call(self, state, torch.empty(1, self.config.channels, size, size, device="meta"))
+        except BUILD_ERRORS as error:
+            failed = len(heights)
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"layer {failed}, {type(self.model[failed]).__name__}: {reason}") from error
         finally:
             self.train(mode)
             for hook in hooks:
                 hook.remove()
-        return tuple(size // level.shape[2] for level in raw.levels), size // min(heights)
+        sides = [level.shape[2] for level in raw.levels]
+        if any(size % side for side in sides):
+            raise ValueError(f"a {size}-pixel image gives maps of {sides} cells; expected strides that divide {size}")
+        return tuple(size // side for side in sides), size // min(heights)
 
 
 def build_model(
@@ -117,7 +126,13 @@ def build_model(
     if num_classes is not None:
         config = replace(config, num_classes=num_classes)
     graph = build_graph(config)
+    head = graph[-1]
+    if isinstance(head, Detect) and head.num_classes != config.num_classes:
+        raise UserError(
+            f"{config.source}: the Detect row says {head.num_classes} classes, but there are {config.num_classes}: "
+            "write nc there"
+        )
     try:
         return Detector(graph, config, names=names or [f"class{i}" for i in range(config.num_classes)])
-    except RuntimeError as error:  # shapes that do not meet, in a file whose rows are right one by one
-        raise UserError(f"{config.source}: the layers do not fit together: {str(error).splitlines()[0]}") from error
+    except BUILD_ERRORS as error:  # shapes that do not meet, in a file whose rows are right one by one
+        raise UserError(f"{config.source}: the layers do not fit together: {error}") from error

@@ -21,6 +21,8 @@ from yolorep.models.graph import IMAGE, Graph
 from yolorep.nn.registry import ROW_TYPES, Plan, RowType, Scale
 
 SECTIONS = ("backbone", "neck", "head")
+#: What arguments that make no sense raise, in our blocks and in PyTorch's.
+BUILD_ERRORS = (ValueError, TypeError, RuntimeError, ArithmeticError, LookupError)
 ROW_FORM = "[from, repeats, module, args] or [from, repeats, module, args, tag]"
 
 #: What a model file may name as ``activation``.
@@ -106,7 +108,7 @@ def parse_config(value: Any, *, source: str = "model", folder: Path | None = Non
         "depth_multiple": ("depth_multiple", _positive),
         "width_multiple": ("width_multiple", _positive),
         "channel_multiple": ("channel_multiple", _positive_int),
-        "ch": ("channels", _positive_int),
+        "ch": ("channels", _rgb),
         "anchors": ("anchors", _anchors),
         "activation": ("activation", _activation_text),
     }
@@ -135,7 +137,7 @@ def parse_config(value: Any, *, source: str = "model", folder: Path | None = Non
         elif not (isinstance(key, str) and key in _IGNORED):
             faults.append(f"{key}: unknown key{suggest(str(key), [*known, *SECTIONS])}")
     for key in ("nc", "head"):
-        if key not in value:
+        if value.get(key) is None:
             faults.append(f"{key}: missing")
     if faults:
         raise UserError(f"{source}: {'; '.join(faults)}")
@@ -213,7 +215,7 @@ def build_graph(config: ModelConfig) -> Graph:
             if not spec.row_type.takes_list and len(inputs) != 1:
                 raise ValueError(f"{spec.module} reads one feature, found {len(inputs)} in 'from'")
             layer, out_channels = _build(spec, inputs, config.scale, activation)
-        except (ValueError, TypeError, RuntimeError) as error:
+        except BUILD_ERRORS as error:
             raise UserError(f"{config.source}: {spec.where}: {' '.join(str(error).split())}") from error
         layers.append(layer)
         channels.append(out_channels)
@@ -365,6 +367,12 @@ def _positive_int(value: Any) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ValueError(f"expected a whole number of at least 1, found {value!r}")
     return value
+
+
+def _rgb(value: Any) -> int:
+    if value != 3:
+        raise ValueError(f"expected 3: images are RGB; found {value!r}")
+    return 3
 
 
 def _anchors(value: Any) -> list[list[float]] | int:

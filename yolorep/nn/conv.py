@@ -206,7 +206,9 @@ def fold_norm_after_concat(convs: Sequence[nn.Conv2d], bn: nn.BatchNorm2d) -> li
     """New convolutions that include their slice of a BatchNorm over the concatenation of their outputs."""
     folded, start = [], 0
     for conv in convs:
-        folded.append(ConvKernel.of(conv).then_bn(bn, channels=slice(start, start + conv.out_channels)).to_conv())
+        kernel = ConvKernel.of(conv).then_bn(bn, channels=slice(start, start + conv.out_channels))
+        trainable = any(parameter.requires_grad for parameter in (*conv.parameters(), *bn.parameters()))
+        folded.append(kernel.to_conv().requires_grad_(trainable))
         start += conv.out_channels
     return folded
 

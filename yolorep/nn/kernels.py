@@ -213,12 +213,6 @@ class ConvKernel:
         bias = other.bias + torch.einsum("omhw,m->o", other.weight, self.bias)
         return replace(other, weight=weight, bias=bias)
 
-    def outputs(self, channels: slice) -> ConvKernel:
-        """The convolution of some output channels only (groups=1)."""
-        if self.groups != 1:
-            raise FuseError("output channels can be selected in an ungrouped convolution only")
-        return replace(self, weight=self.weight[channels], bias=self.bias[channels])
-
     def to_conv(self) -> nn.Conv2d:
         """A new ``nn.Conv2d`` with these values, their dtype and device."""
         conv = nn.Conv2d(

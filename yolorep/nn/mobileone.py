@@ -67,8 +67,7 @@ class MobileOneConv(Reparameterizable):
         self.identity = nn.BatchNorm2d(in_channels, BN_EPS, BN_MOMENTUM) if can_skip else None
         if not branches and self.conv_scale is None and self.identity is None:
             raise ValueError("expected at least one branch: k×k branches, scale or identity")
-        self.kernel_size, self.groups = kernel_size, groups
-        self.dilation, self.padding_mode = dilation, padding_mode
+        self.groups = groups
 
     def forward(self, x: Tensor) -> Tensor:
         outputs = [branch(x) for branch in self.conv_kxk]

@@ -56,7 +56,9 @@ def nms(
             index, label = index[best], label[best]
         candidates = boxes[index].float()
         groups = torch.zeros_like(label) if class_agnostic else label
-        keep = batched_nms(candidates, score.float(), groups, iou)[:max_detections]
+        # batched_nms keeps classes apart by offsets that take coordinates to be positive; boxes may leave the image.
+        origin = candidates.min() if len(candidates) else 0.0
+        keep = batched_nms(candidates - origin, score.float(), groups, iou)[:max_detections]
         results.append(
             Detections(
                 xyxy=candidates[keep].cpu().numpy(),

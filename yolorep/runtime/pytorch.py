@@ -33,7 +33,8 @@ class TorchBackend(Backend):
             raise UserError("--half: float16 inference needs a CUDA device, found 'cpu': leave --half out")
         self._device = device
         self._dtype = torch.float16 if half else like.dtype
-        self._model = copy.deepcopy(model).to(device=device, dtype=self._dtype, memory_format=torch.channels_last)
+        moved = copy.deepcopy(model).to(device=device, dtype=self._dtype)
+        self._model = moved.to(memory_format=torch.channels_last)
         self.names = model.names
         self.stride = model.max_stride
         self.image_size = None

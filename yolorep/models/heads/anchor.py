@@ -30,8 +30,14 @@ class Detect(nn.Module):
 
     anchors: Tensor
 
-    def __init__(self, num_classes: int, anchors: Sequence[Sequence[float]] | int, in_channels: Sequence[int]) -> None:
+    def __init__(
+        self, num_classes: int, anchors: Sequence[Sequence[float]] | int | None, in_channels: Sequence[int]
+    ) -> None:
         super().__init__()
+        if anchors is None:
+            raise ValueError("anchors: missing; give widths and heights for every level, or a number of anchors")
+        if not isinstance(num_classes, int) or num_classes < 1:
+            raise ValueError(f"expected at least 1 class, found {num_classes!r}")
         self.placeholder_anchors = isinstance(anchors, int)
         if isinstance(anchors, int):
             anchors = [list(range(2 * anchors))] * len(in_channels)
