@@ -2,7 +2,7 @@
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
-SOURCES := yolorep tests benchmarks train.py val.py detect.py export.py
+SOURCES := yolorep tests benchmarks examples train.py val.py detect.py export.py
 
 .PHONY: help install demo test test-slow lint format clean
 
@@ -22,7 +22,7 @@ $(VENV)/.installed: pyproject.toml
 install: $(VENV)/.installed
 
 demo: $(VENV)/.installed
-	$(BIN)/python benchmarks/demo.py
+	$(BIN)/python examples/demo.py
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest

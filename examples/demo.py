@@ -55,8 +55,8 @@ def demo() -> int:
     start = time.perf_counter()
     common = ("--project", str(FOLDER), "--exist-ok", "--imgsz", str(IMAGE_SIZE))
     run(
-        *("train", "--cfg", "cfg/yolov5n_mobileone.yaml", "--data", DATA, "--epochs", "24", "--batch-size", "16"),
-        *("--optimizer", "AdamW", "--cos-lr", "--hyp", str(ROOT / "benchmarks" / "demo_hyp.yaml"), "--cache", "ram"),
+        *("train", "--cfg", "cfg/yolov5n_mobileone.yaml", "--data", DATA, "--epochs", "28", "--batch-size", "16"),
+        *("--optimizer", "AdamW", "--cos-lr", "--hyp", str(ROOT / "examples" / "demo_hyp.yaml"), "--cache", "ram"),
         *("--noval", "--name", "train", *common),
     )
     weights, fused = FOLDER / "train" / "weights" / "best.pt", FOLDER / "fused.pt"
