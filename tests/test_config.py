@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from yolorep.config import Hyp, cache_dir, find_config, load_hyp, load_yaml, resources_dir
 from yolorep.errors import UserError
@@ -40,6 +41,14 @@ def test_all_faults_in_one_line(tmp_path: Path) -> None:
     assert "\n" not in message
     for part in ("lr: unknown key (did you mean", "lrf: expected", "mosaic: expected", "copy_paste: expected"):
         assert part in message, message
+
+
+@pytest.mark.parametrize("key", ["momentum", "warmup_momentum"])
+def test_momentum_is_below_one(key: str) -> None:
+    assert getattr(Hyp(**{key: 0.0}), key) == 0
+    for value in (-0.1, 1.0):
+        with pytest.raises(ValidationError, match=key):
+            Hyp(**{key: value})
 
 
 @pytest.mark.parametrize(

@@ -103,10 +103,10 @@ class Hyp(BaseModel):
 
     lr0: Positive = 0.01
     lrf: Positive = 0.01
-    momentum: Share = 0.937
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.937
     weight_decay: NotNegative = 0.0005
     warmup_epochs: NotNegative = 3.0
-    warmup_momentum: Share = 0.8
+    warmup_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.8
     warmup_bias_lr: NotNegative = 0.1
     box: NotNegative = 0.05
     cls: NotNegative = 0.5

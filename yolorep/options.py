@@ -67,7 +67,7 @@ class TrainOptions(Options):
     imgsz: int = option(640, "long side of the training and evaluation images in pixels", "--img", "--img-size", low=1)
     rect: bool = option(False, "rectangular batches of similar aspect ratio, without mosaic")
     resume: str | None = option(None, "go on with an interrupted run: its last.pt, or the newest run's", const="")
-    nosave: bool = option(False, "write only the final checkpoint")
+    nosave: bool = option(False, "keep only best.pt until the last epoch")
     noval: bool = option(False, "evaluate only after the last epoch")
     noautoanchor: bool = option(False, "keep the model's anchors, whatever the data")
     cache: str | None = option(None, "keep decoded images in memory or on disk", choices=("ram", "disk"), const="ram")

@@ -77,7 +77,8 @@ def write(trainer: Trainer, path: Path) -> None:
             [True, False, True],
             [["best.pt", "last.pt"], ["epoch2.pt", "last.pt"], ["best.pt", "last.pt"]],
         ),
-        ({"final_only": True}, [True, False, True], [[], [], ["best.pt", "last.pt"]]),
+        ({"final_only": True, "period": 2}, [True, False, True], [["best.pt"], [], ["best.pt", "last.pt"]]),
+        ({"final_only": True, "period": 3}, [False, True, False], [[], ["best.pt"], ["epoch3.pt", "last.pt"]]),
     ],
 )
 def test_which_checkpoints_are_written(
@@ -95,6 +96,14 @@ def test_which_checkpoints_are_written(
 def test_without_evaluation_the_latest_is_the_best(tmp_path: Path, trainer: Trainer) -> None:
     Checkpoints(tmp_path, save_last=write, save_best=write).on_epoch(trainer, result(0, ap=None, best=False))
     assert (tmp_path / "best.pt").exists()
+
+
+def test_without_evaluation_the_final_one_is_the_only_one_wanted(tmp_path: Path, trainer: Trainer) -> None:
+    checkpoints = Checkpoints(tmp_path, save_last=write, save_best=write, final_only=True)
+    checkpoints.on_epoch(trainer, result(0, ap=None, best=False))
+    assert not list(tmp_path.iterdir())
+    checkpoints.on_epoch(trainer, result(1, ap=-1.0, best=False, final=True))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["best.pt", "last.pt"]
 
 
 def test_tensorboard(tmp_path: Path, trainer: Trainer) -> None:

@@ -49,6 +49,12 @@ def test_optimizers_step(name: str) -> None:
     assert not torch.equal(before, model[0].weight)
 
 
+@pytest.mark.parametrize("name", ["SGD", "Adam", "AdamW"])
+def test_without_momentum(name: str) -> None:
+    optimizer = build_optimizer(name, network(), lr=0.1, momentum=0.0, weight_decay=0.01)
+    assert not any(group.get("nesterov") for group in optimizer.param_groups)
+
+
 def test_unknown_optimizer() -> None:
     with pytest.raises(ValueError, match="expected one of SGD, Adam, AdamW, got 'LION'"):
         build_optimizer("LION", network(), lr=0.1, momentum=0.9, weight_decay=0.0)

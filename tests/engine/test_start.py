@@ -53,6 +53,16 @@ def test_other_classes_take_all_but_the_class_rows(names: tuple[str, ...]) -> No
     assert torch.equal(target.head.m[1].bias.view(2, width)[:, :5], source.head.m[1].bias.view(2, 7)[:, :5])
 
 
+def test_another_number_of_anchors_takes_no_rows() -> None:
+    """3 anchors of 1 class have as many rows as 2 anchors of 4."""
+    source = model("a", seed=1, anchors=[[16, 16, 24, 24, 28, 28], [32, 32, 48, 48, 60, 60]])
+    target = model("a", "b", seed=2)
+    before = rows(target).clone()
+    report = transfer_weights(target, source.state_dict(), names=source.names, anchors=False)
+    assert torch.equal(rows(target), before)
+    assert {"model.3.m.0.weight", "model.3.m.1.bias"} <= set(report.missing)
+
+
 def test_other_shapes_and_anchors_stay() -> None:
     source = model("a", "b", seed=1)
     source.head.anchors += 1

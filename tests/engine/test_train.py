@@ -8,6 +8,7 @@ import resource
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,11 +19,12 @@ import torch
 import yaml
 
 from yolorep.engine import checkpoint as checkpoint_module
+from yolorep.engine import train as train_module
 from yolorep.engine.callbacks import read_results
 from yolorep.engine.checkpoint import load_checkpoint, save_checkpoint
-from yolorep.engine.train import read_options, train
+from yolorep.engine.train import Run, new_run, read_options, train
 from yolorep.engine.trainer import NonFiniteLoss, Trainer
-from yolorep.errors import UserError
+from yolorep.errors import UserError, YolorepError
 from yolorep.models.detector import build_model
 from yolorep.nn.reparam import fuse
 from yolorep.options import TrainOptions
@@ -175,11 +177,48 @@ def test_resume_refuses_other_classes(work: Path, monkeypatch: pytest.MonkeyPatc
         train(TrainOptions(resume="", project=str(work / "runs")))
 
 
-def test_interrupt_in_the_first_epoch(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stop_at(monkeypatch, 1, KeyboardInterrupt())
-    with pytest.raises(KeyboardInterrupt, match="no epoch had been saved"):
+@pytest.mark.parametrize(
+    ("iteration", "changes", "epochs_done"),
+    [(1, {}, 0), (4, {"nosave": True}, 1), (4, {"nosave": True, "noval": True}, 1)],
+    ids=["first epoch", "nosave", "nosave and noval"],
+)
+def test_interrupt_without_a_last_checkpoint_saves_one(
+    work: Path, monkeypatch: pytest.MonkeyPatch, iteration: int, changes: dict[str, object], epochs_done: int
+) -> None:
+    with monkeypatch.context() as context:
+        stop_at(context, iteration, KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt, match="saved; go on with --resume .*last.pt"):
+            train(options(work, **changes))
+    folder = work / "runs" / "exp"
+    assert load_checkpoint(folder / "weights" / "last.pt").training["progress"]["epochs_done"] == epochs_done
+    assert train(TrainOptions(resume=str(folder), device="cpu")) == folder
+    assert [row["epoch"] for row in read_results(folder / "results.csv")] == ["1", "2", "3"]
+    assert {"weights/best.pt", "weights/last.pt", "metrics.json"} <= set(files(folder))
+
+
+def test_interrupt_keeps_the_last_checkpoint(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, iteration in (("exact", 3), ("cut", 4)):
+        with monkeypatch.context() as context:
+            stop_at(context, iteration, KeyboardInterrupt())
+            with pytest.raises(KeyboardInterrupt, match="^go on with --resume .*last.pt"):
+                train(options(work, name=name))
+    assert same_weights(work / "runs" / "cut", work / "runs" / "exact")
+
+
+def test_interrupt_while_drawing(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("yolorep.engine.train.plot_evaluation", interrupt)
+    with pytest.raises(KeyboardInterrupt, match="the run is finished"):
+        train(options(work, epochs=1))
+    assert (work / "runs" / "exp" / "metrics.json").is_file()
+
+
+def test_too_little_gpu_memory(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stop_at(monkeypatch, 0, torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate"))
+    with pytest.raises(YolorepError, match=r"out of memory; lower --batch-size \(it is 2\) or --imgsz \(it is 64\)"):
         train(options(work))
-    assert not list((work / "runs" / "exp" / "weights").iterdir())
 
 
 def test_divergence_keeps_the_last_checkpoint(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -258,12 +297,51 @@ def test_killed_at_any_moment(work: Path) -> None:
         ({"freeze": [9]}, "--freeze: expected layers 0 to 3"),
         ({"freeze": [4]}, "expected a layer left to train"),
         ({"device": "seven"}, "--device"),
+        ({"data": "bare_train.yaml"}, "bare_train.yaml: train: expected objects to learn, found images without any"),
+        ({"data": "bare_val.yaml"}, "bare_val.yaml: val: expected objects .*, found images without any.* --noval"),
+        ({"cfg": "placeholder.yaml", "noautoanchor": True}, "--noautoanchor: expected anchors in placeholder.yaml"),
     ],
 )
-def test_bad_input_creates_nothing(work: Path, changes: dict[str, object], message: str) -> None:
+def test_bad_input_creates_nothing(
+    work: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, object], message: str
+) -> None:
+    monkeypatch.chdir(work)
+    add_bare_data(work)
+    (work / "placeholder.yaml").write_text(yaml.safe_dump({**MODEL, "anchors": 3}))
     with pytest.raises(UserError, match=message):
         train(options(work, **changes))
     assert not (work / "runs").exists()
+
+
+def add_bare_data(work: Path) -> None:
+    """Data files of which one split has no labels."""
+    (work / "bare").mkdir()
+    cv2.imwrite(str(work / "bare" / "0.png"), np.full((64, 64, 3), 40, np.uint8))
+    (work / "bare_train.yaml").write_text("{train: bare, val: images/val, names: [blue, green]}")
+    (work / "bare_val.yaml").write_text("{train: images/train, val: bare, names: [blue, green]}")
+
+
+def test_nothing_to_find_in_val_is_fine_with_noval(work: Path) -> None:
+    add_bare_data(work)
+    folder = train(options(work, epochs=2, data=str(work / "bare_val.yaml"), noval=True))
+    best, last = (load_checkpoint(folder / "weights" / f"{name}.pt") for name in ("best", "last"))
+    assert last.ema is not None
+    assert all(torch.equal(best.state_dict[name], tensor) for name, tensor in last.ema.items())
+
+
+def test_where_the_data_is_stays_known(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Packaged files are named from the package's folder; others absolutely, even those beside the package."""
+    monkeypatch.setattr("yolorep.engine.train.resources_dir", lambda: work)
+    monkeypatch.chdir(work)
+    assert new_run(options(work, data="data.yaml")).options.data == str(work / "data.yaml")
+    (work / "data").mkdir()
+    text = (work / "data.yaml").read_text().replace("images/", "../images/")
+    (work / "data" / "own.yaml").write_text(text)
+    monkeypatch.chdir(work / "data")
+    monkeypatch.setattr("yolorep.config.resources_dir", lambda: work)
+    hyp = work / "hyp.yaml"
+    hyp.write_text("{}")
+    assert new_run(options(work, data="own.yaml", hyp=str(hyp))).options.data == "data/own.yaml"
 
 
 def test_flags(work: Path) -> None:
@@ -286,6 +364,61 @@ def test_nosave_and_noval(work: Path) -> None:
     assert rows[0]["AP"] == ""
     assert rows[1]["AP"] != ""
     assert {"weights/best.pt", "weights/last.pt"} <= set(files(folder))
+
+
+@pytest.mark.parametrize(
+    ("aps", "changes"),
+    [
+        ([0.5, 0.1, 0.2], {"nosave": True}),
+        ([0.5, 0.1, 0.2], {}),
+        ([0.5, 0.1], {"nosave": True, "patience": 1}),
+    ],
+    ids=["nosave", "saved", "early stop"],
+)
+def test_best_of_the_first_epoch(
+    work: Path, monkeypatch: pytest.MonkeyPatch, aps: list[float], changes: dict[str, object]
+) -> None:
+    seen = []
+
+    def score(model: torch.nn.Module, run: Run) -> Mapping[str, float]:
+        seen.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
+        return {"AP": aps[len(seen) - 1]}
+
+    monkeypatch.setattr("yolorep.engine.train._score", score)
+    folder = train(options(work, **changes))
+    assert len(seen) == len(aps)
+    best = load_checkpoint(folder / "weights" / "best.pt").state_dict
+    assert all(torch.equal(best[name], tensor) for name, tensor in seen[0].items())
+    assert {"weights/best.pt", "weights/last.pt", "metrics.json"} <= set(files(folder))
+
+
+def test_nosave_alone(work: Path) -> None:
+    folder = train(options(work, nosave=True, save_period=2))
+    assert sorted(path.name for path in (folder / "weights").iterdir()) == ["best.pt", "last.pt"]
+
+
+def test_metrics_come_before_plots(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: object) -> None:
+        raise RuntimeError
+
+    monkeypatch.setattr("yolorep.engine.train.plot_evaluation", fail)
+    with pytest.raises(RuntimeError):
+        train(options(work, epochs=1))
+    assert (work / "runs" / "exp" / "metrics.json").is_file()
+
+
+def test_vanished_images_are_not_drawn(work: Path, draws: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = train_module.table
+
+    def table(*args: object, **named: object) -> str:  # between the evaluation and the plots
+        for path in (work / "images" / "val").iterdir():
+            path.unlink()
+        return original(*args, **named)
+
+    monkeypatch.setattr("yolorep.engine.train.table", table)
+    folder = train(options(work, epochs=1))
+    assert "confusion_matrix.png" in files(folder)
+    assert "predictions.jpg" not in files(folder)
 
 
 def test_weights_of_other_classes(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -315,9 +448,56 @@ def test_weights_that_fit_nothing(work: Path) -> None:
 
 
 def test_exist_ok_does_not_resume_the_run_before(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = train(options(work, epochs=1))
+    folder = train(options(work, epochs=1, save_period=1))
+    (folder / "pr_curve.png").touch()
+    (folder / "notes.txt").write_text("the user's own")
     stop_at(monkeypatch, 1, KeyboardInterrupt())
-    with pytest.raises(KeyboardInterrupt, match="no epoch had been saved"):
+    with pytest.raises(KeyboardInterrupt, match="saved; go on with --resume"):
         train(options(work, exist_ok=True))
-    assert not (folder / "weights" / "last.pt").exists()
-    assert not (folder / "metrics.json").exists()
+    assert load_checkpoint(folder / "weights" / "last.pt").training["progress"]["epochs_done"] == 0
+    left = {"args.yaml", "hyp.yaml", "notes.txt", "train_batch.jpg", "weights/last.pt"}
+    assert {name for name in files(folder) if name != "events"} == left
+
+
+def test_exist_ok_refuses_an_unfinished_run(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as context:
+        stop_at(context, 4, KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt):
+            train(options(work))
+    before = files(work / "runs" / "exp")
+    with pytest.raises(UserError, match="found an unfinished one; go on with --resume .*last.pt"):
+        train(options(work, exist_ok=True))
+    assert files(work / "runs" / "exp") == before
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("epochs: '3e2'", "args.yaml: epochs: expected int, found '3e2'"),
+        ("epochs: true", "args.yaml: epochs: expected int, found True"),
+        ("data: null", r"args.yaml: data: expected str, found None"),
+        ("freeze: 3", r"args.yaml: freeze: expected list\[int\] \| None, found 3"),
+        ("optimizer: LION", "args.yaml: optimizer: expected one of SGD, Adam, AdamW, found 'LION'"),
+        ("epoch: 3", "args.yaml: expected the options of a run, found 'epoch'"),
+    ],
+)
+def test_edited_options(work: Path, line: str, message: str) -> None:
+    path = work / "args.yaml"
+    path.write_text(line)
+    with pytest.raises(UserError, match=message):
+        read_options(path)
+    path.write_text("{label_smoothing: 0, freeze: [1, 2], cache: null, cfg: a.yaml}")
+    assert read_options(path) == TrainOptions(freeze=[1, 2], cfg="a.yaml")
+
+
+def test_resume_names_the_options_it_ignores(
+    work: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with monkeypatch.context() as context:
+        stop_at(context, 3, KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt):
+            train(options(work, epochs=2))
+    capsys.readouterr()
+    train(TrainOptions(resume="", project=str(work / "runs"), device="cpu", epochs=7, batch_size=4))
+    out = capsys.readouterr().out
+    assert "without effect: --epochs, --batch-size\n" in out

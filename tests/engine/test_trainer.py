@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
 from tests.engine.tiny import TinyBatch, tiny_batches, tiny_trainer
+from yolorep.engine.resume import restore_training_state, training_state
 from yolorep.engine.trainer import Callback, EpochResult, MultiScale, NonFiniteLoss, Trainer
 
 
@@ -45,23 +47,45 @@ def test_optimizer_steps_every_accumulated_batches_and_at_the_end_of_an_epoch() 
     assert trainer.ema.updates == 2 * 3  # 5 batches: 2 + 2 + 1
 
 
-def test_gradients_are_summed_over_batches_and_clipped() -> None:
-    trainer = tiny_trainer()
-    batch = tiny_batches(0)[0]
-    trainer.model.train()
-    trainer.train_step(batch, 0, last=False)
-    once = trainer.model.head.m.weight.grad.clone()
-    norms = []
+@pytest.mark.parametrize(("scale", "clipped"), [(0.1, False), (1e4, True)])
+def test_gradients_are_summed_over_batches_and_clipped(scale: float, clipped: bool) -> None:
+    batches = tiny_batches(0)[:2]
+    expected = sum(_gradients_of(_scaled_trainer(scale), batch, seed) for seed, batch in enumerate(batches))
+    norm = expected.norm().item()
+    assert (norm > 10) == clipped
+
+    trainer = _scaled_trainer(scale)
+    found = []
     step = trainer.optimizer.step
-    trainer.optimizer.step = lambda: (norms.append(_norm(trainer.model)), step())
-    trainer.train_step(batch, 1, last=False)
-    assert once.abs().sum() > 0
-    assert norms[0] <= 10.001
+    trainer.optimizer.step = lambda: (found.append(_gradients(trainer.model)), step())
+    for seed, batch in enumerate(batches):  # two batches an optimizer step
+        torch.manual_seed(seed)
+        trainer.train_step(batch, seed, last=False)
+    assert len(found) == 1
+    assert torch.allclose(found[0], expected * min(1, 10 / norm), rtol=1e-4, atol=1e-6 * min(norm, 10))
     assert all(parameter.grad is None for parameter in trainer.model.parameters())
 
 
-def _norm(model: nn.Module) -> float:
-    return float(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]).norm())
+def _scaled_trainer(scale: float) -> Trainer:
+    trainer = tiny_trainer()
+    loss = trainer.loss
+
+    def scaled(raw: object, targets: torch.Tensor) -> object:
+        terms = loss(raw, targets)
+        return replace(terms, total=terms.total * scale)
+
+    trainer.loss = scaled
+    return trainer
+
+
+def _gradients_of(trainer: Trainer, batch: TinyBatch, seed: int) -> torch.Tensor:
+    torch.manual_seed(seed)  # dropout
+    trainer.train_step(batch, 0, last=False)
+    return _gradients(trainer.model)
+
+
+def _gradients(model: nn.Module) -> torch.Tensor:
+    return torch.cat([parameter.grad.flatten() for parameter in model.parameters() if parameter.grad is not None])
 
 
 @pytest.mark.parametrize("value", [float("nan")])
@@ -72,6 +96,33 @@ def test_non_finite_loss_stops_with_its_terms(value: float) -> None:
     with pytest.raises(NonFiniteLoss, match=r"iteration 0: box nan, obj nan, cls [\d.]+"):
         trainer.fit()
     assert trainer.progress.epochs_done == 0
+
+
+def test_non_finite_gradients_stop_before_the_step() -> None:
+    trainer = tiny_trainer()
+    trainer.model.head.m.bias.register_hook(lambda gradient: gradient * float("inf"))
+    before = {name: tensor.clone() for name, tensor in trainer.model.named_parameters()}
+    with pytest.raises(NonFiniteLoss, match="gradients are not finite in iteration 1"):
+        trainer.fit()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in trainer.model.named_parameters())
+
+
+def test_non_finite_gradients_are_the_scalers_business_with_float16() -> None:
+    trainer = tiny_trainer()
+    trainer.scaler = torch.amp.GradScaler("cpu", enabled=True)
+    trainer.model.head.m.bias.register_hook(lambda gradient: gradient * float("inf"))
+    before = trainer.model.head.m.weight.clone()
+    trainer.train_step(tiny_batches(0)[0], 0, last=True)
+    assert torch.equal(trainer.model.head.m.weight, before)
+    assert trainer.scaler.get_scale() < 65536
+
+
+def test_a_run_without_scaler_goes_on_with_one() -> None:
+    state = training_state(tiny_trainer())
+    trainer = tiny_trainer()
+    trainer.scaler = torch.amp.GradScaler("cpu", enabled=True)
+    restore_training_state(trainer, state)
+    assert trainer.scaler.get_scale() == 65536
 
 
 def scores(values: list[float]) -> object:
@@ -97,11 +148,18 @@ def test_best_and_patience() -> None:
 def test_evaluation_after_the_last_epoch_only() -> None:
     recorder = Recorder()
     trainer = tiny_trainer(
-        epochs=3, evaluate=scores([-1.0]), evaluate_every_epoch=False, patience=1, callbacks=[recorder]
+        epochs=3, evaluate=scores([0.2]), evaluate_every_epoch=False, patience=1, callbacks=[recorder]
     )
     trainer.fit()
-    assert [dict(result.metrics) for result in recorder.results] == [{}, {}, {"AP": -1.0}]
+    assert [dict(result.metrics) for result in recorder.results] == [{}, {}, {"AP": 0.2}]
     assert [result.best for result in recorder.results] == [False, False, True]
+
+
+def test_an_undefined_ap_is_never_the_best() -> None:
+    recorder = Recorder()
+    trainer = tiny_trainer(epochs=2, evaluate=scores([-1.0, 0.0]), callbacks=[recorder])
+    trainer.fit()
+    assert [result.best for result in recorder.results] == [False, True]
 
 
 def test_bfloat16_autocast() -> None:
@@ -120,6 +178,11 @@ def test_multi_scale() -> None:
     assert all(side % 32 == 0 for side in wide)
     assert torch.equal(resize(torch.ones(1, 3, 320, 320), 7), resize(torch.ones(1, 3, 320, 320), 7))
     tiny_trainer(epochs=1, multi_scale=MultiScale(image_size=32, stride=8)).fit()
+
+
+def test_multi_scale_has_at_least_one_stride() -> None:
+    resize = MultiScale(image_size=32, stride=32)
+    assert {resize(torch.zeros(1, 3, 32, 32), i).shape[2] for i in range(20)} == {32, 64}
 
 
 def test_frozen_parameters_stay() -> None:

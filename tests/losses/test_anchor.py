@@ -118,10 +118,15 @@ def test_equals_reference(num_classes: int, levels: int, gains: AnchorLossGains)
     assert terms.total.item() == pytest.approx(2 * (box + obj + cls), rel=1e-4)
 
 
-def test_duplicate_cells_hold_one_of_the_overlaps() -> None:
-    head, raw, targets = make(3)
-    terms = AnchorLoss(head, AnchorLossGains())(raw, torch.cat((targets, targets)))
-    assert terms.obj.item() == pytest.approx(AnchorLoss(head, AnchorLossGains())(raw, targets).obj.item(), rel=1e-5)
+def test_of_two_objects_in_a_cell_the_last_one_gives_the_overlap() -> None:
+    head, raw, _ = make(3)
+    # The same centre and nearly the same size: the same anchors and cells are responsible for both.
+    first, second = torch.tensor([[0.0, 1, 0.41, 0.52, 0.20, 0.25]]), torch.tensor([[0.0, 2, 0.41, 0.52, 0.25, 0.20]])
+    loss = AnchorLoss(head, AnchorLossGains())
+    alone = {name: loss(raw, box).obj.item() for name, box in (("first", first), ("second", second))}
+    assert alone["first"] != pytest.approx(alone["second"], rel=1e-4)
+    assert loss(raw, torch.cat((first, second))).obj.item() == pytest.approx(alone["second"], rel=1e-6)
+    assert loss(raw, torch.cat((second, first))).obj.item() == pytest.approx(alone["first"], rel=1e-6)
 
 
 def test_no_targets_leaves_objectness_only() -> None:

@@ -131,7 +131,7 @@ class Checkpoints(Callback):
         save_last: Writes everything needed to go on to a path, atomically.
         save_best: Writes the averaged weights to a path, atomically.
         period: Also keep a checkpoint every so many epochs; 0 or less for none.
-        final_only: Write nothing before the last epoch.
+        final_only: Before the last epoch, write ``best.pt`` only.
     """
 
     def __init__(
@@ -151,10 +151,12 @@ class Checkpoints(Callback):
 
     def on_epoch(self, trainer: Trainer, result: EpochResult) -> None:
         """Write what is due."""
-        if self.final_only and not result.final:
-            return
-        if result.best or trainer.progress.best_fitness is None:  # never evaluated: the latest is the best known
+        due = result.final or not self.final_only
+        never_evaluated = trainer.progress.best_fitness is None
+        if result.best or (due and never_evaluated):  # never evaluated: the latest is the best known
             self.save_best(trainer, self.folder / "best.pt")
+        if not due:
+            return
         if self.period > 0 and (result.epoch + 1) % self.period == 0:
             self.save_best(trainer, self.folder / f"epoch{result.epoch + 1}.pt")
         self.save_last(trainer, self.folder / "last.pt")

@@ -23,7 +23,9 @@ def select_device(name: str) -> torch.device:
     try:
         device = torch.device(f"cuda:{name}" if name.isdigit() else name)
     except RuntimeError:
-        raise UserError(f"--device: expected cpu, a CUDA index or mps, found {name!r}") from None
+        device = None
+    if device is None or device.type not in ("cpu", "cuda", "mps"):  # torch knows more, nothing here was tried on them
+        raise UserError(f"--device: expected cpu, a CUDA index or mps, found {name!r}")
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device.type == "cuda" and (device.index or 0) >= count:
         raise UserError(f"--device {name}: expected one of {count} CUDA devices here; use --device cpu")

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from yolorep.data.dataset import DetectionDataset
-from yolorep.data.image import read_image
+from yolorep.data.image import ImageError, read_image
 from yolorep.engine.evaluator import Evaluation
 from yolorep.engine.grids import plot_predictions
 from yolorep.engine.plots import confusion_matrix, plot_confusion_matrix, plot_pr_curve
@@ -20,7 +20,10 @@ CONFIDENCE = 0.25
 
 
 def plot_evaluation(evaluation: Evaluation, dataset: DetectionDataset, folder: Path) -> None:
-    """Writes ``pr_curve.png``, ``confusion_matrix.png`` and ``predictions.jpg``."""
+    """Writes ``pr_curve.png``, ``confusion_matrix.png`` and ``predictions.jpg``.
+
+    Images that can no longer be read are not shown.
+    """
     annotations = dataset.annotations
     names = annotations.names
     truth = annotations.truth
@@ -34,7 +37,10 @@ def plot_evaluation(evaluation: Evaluation, dataset: DetectionDataset, folder: P
         class_ids = truth.class_id[objects][solid]
         matrix += confusion_matrix(detections, boxes, class_ids, num_classes=len(names), confidence=CONFIDENCE)
         if len(images) < SHOWN and len(boxes):
-            image = read_image(annotations.paths[index])
+            try:
+                image = read_image(annotations.paths[index])
+            except ImageError:
+                continue
             scale = min(1.0, dataset.image_size / max(image.shape[:2]))  # keeps the picture small for large photographs
             if scale < 1:
                 image = np.asarray(cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA), np.uint8)

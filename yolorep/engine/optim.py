@@ -134,7 +134,7 @@ def build_optimizer(
     """
     groups = parameter_groups(model, weight_decay=weight_decay)
     if name == "SGD":
-        return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=True, foreach=True)
+        return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0, foreach=True)
     if name == "Adam":
         return torch.optim.Adam(groups, lr=lr, betas=(momentum, 0.999), foreach=True)
     if name == "AdamW":

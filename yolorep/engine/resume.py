@@ -11,6 +11,13 @@ import torch
 from yolorep.engine.trainer import Progress, Trainer
 from yolorep.errors import UserError
 
+#: What a run leaves in its folder besides its options; last.pt comes first, for without it there is nothing to resume.
+_RUN_FILES = (
+    *(f"weights/{name}.pt" for name in ("last", "best", "epoch[0-9]*")),
+    *("results.csv", "metrics.json", "events.out.tfevents.*", "train_batch.jpg", "predictions.jpg"),
+    *(f"{name}.png" for name in ("results", "labels", "pr_curve", "confusion_matrix")),
+)
+
 
 def training_state(trainer: Trainer) -> dict[str, Any]:
     """Everything besides the two sets of weights that the next epoch depends on.
@@ -32,7 +39,8 @@ def training_state(trainer: Trainer) -> dict[str, Any]:
 def restore_training_state(trainer: Trainer, state: dict[str, Any]) -> None:
     """Undo :func:`training_state`: the trainer, with weights already loaded, goes on where the state was taken."""
     trainer.optimizer.load_state_dict(state["optimizer"])
-    trainer.scaler.load_state_dict(state["scaler"])
+    if state["scaler"]:  # empty if the run was started without float16
+        trainer.scaler.load_state_dict(state["scaler"])
     trainer.ema.updates = state["ema_updates"]
     trainer.progress = Progress(**state["progress"])
     torch.set_rng_state(state["rng"]["cpu"].cpu())
@@ -61,6 +69,27 @@ def find_last(resume: str, *, project: str) -> Path:
     if not path.is_file():
         raise UserError(f"--resume {resume}: expected a last.pt of an interrupted run, found no such file")
     return path
+
+
+def refuse_unfinished(folder: Path) -> None:
+    """Make sure that a folder about to be used again holds no run that could go on.
+
+    Raises:
+        UserError: if it does.
+    """
+    last = folder / "weights" / "last.pt"
+    if last.is_file() and not (folder / "metrics.json").is_file():
+        raise UserError(
+            f"{folder}: expected a finished run to write over, found an unfinished one; go on with --resume {last}, "
+            "choose another --name, or remove the folder"
+        )
+
+
+def remove_run(folder: Path) -> None:
+    """Remove a finished run's files, so that those of the next one in its folder stand alone."""
+    for pattern in _RUN_FILES:
+        for path in folder.glob(pattern):
+            path.unlink(missing_ok=True)
 
 
 def remove_leftovers(run_dir: Path) -> None:

@@ -6,11 +6,12 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal, cast, get_type_hints
 
 import numpy as np
 import torch
 import yaml
+from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
 from yolorep.config import Hyp, find_config, load_hyp, load_yaml, resources_dir
@@ -29,11 +30,18 @@ from yolorep.engine.evaluation_plots import plot_evaluation
 from yolorep.engine.evaluator import evaluate
 from yolorep.engine.image_size import fit_image_size
 from yolorep.engine.optim import Schedule, build_optimizer
-from yolorep.engine.resume import find_last, remove_leftovers, restore_training_state, training_state
+from yolorep.engine.resume import (
+    find_last,
+    refuse_unfinished,
+    remove_leftovers,
+    remove_run,
+    restore_training_state,
+    training_state,
+)
 from yolorep.engine.start import freeze_layers, starting_model
 from yolorep.engine.trainer import Callback, MultiScale, Trainer
 from yolorep.engine.val import metrics_dict, table
-from yolorep.errors import UserError, suggest
+from yolorep.errors import UserError, YolorepError, suggest
 from yolorep.files import new_run_dir, write_text
 from yolorep.losses.anchor import AnchorLoss, AnchorLossGains
 from yolorep.models.detector import Detector
@@ -76,17 +84,23 @@ def train(options: TrainOptions) -> Path:
     Raises:
         UserError: if an input is wrong; nothing has been created then.
         NonFiniteLoss: if training diverges; checkpoints of finished epochs are kept.
-        KeyboardInterrupt: on Ctrl-C, saying how to go on.
+        YolorepError: if the GPU has too little memory.
+        KeyboardInterrupt: on Ctrl-C, with a ``last.pt`` to go on from and saying so.
     """
     run = new_run(options) if options.resume is None else resume_run(options)
     folder = create_folder(run) if run.resumed is None else run.resumed.path.parent.parent
-    last = folder / "weights" / "last.pt"
     try:
-        build_trainer(run, folder).fit()
-        finish(run, folder)
-    except KeyboardInterrupt:
-        advice = f"go on with --resume {last}" if last.is_file() else "no epoch had been saved"
-        raise KeyboardInterrupt(advice) from None
+        trainer = build_trainer(run, folder)
+        try:
+            trainer.fit()
+            finish(run, folder)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(_make_resumable(trainer, run, folder)) from None
+    except torch.cuda.OutOfMemoryError:
+        raise YolorepError(
+            f"{run.device}: out of memory; lower --batch-size (it is {run.options.batch_size}) "
+            f"or --imgsz (it is {run.options.imgsz})"
+        ) from None
     return folder
 
 
@@ -96,8 +110,12 @@ def new_run(options: TrainOptions) -> Run:
     Raises:
         UserError: if one is wrong.
     """
-    data = find_config(options.data).resolve()
-    if not data.is_relative_to(resources_dir().resolve()):  # packaged files are found by name from anywhere
+    if options.exist_ok:
+        refuse_unfinished(Path(options.project) / options.name)
+    data, resources = find_config(options.data).resolve(), resources_dir().resolve()
+    if data.is_relative_to(resources / "data"):  # packaged files are found by name from anywhere
+        options = replace(options, data=data.relative_to(resources).as_posix())
+    else:
         options = replace(options, data=str(data))
     hyp = load_hyp(options.hyp)
     device = select_device(options.device)
@@ -108,6 +126,11 @@ def new_run(options: TrainOptions) -> Run:
     )
     options = replace(options, imgsz=fit_image_size(options.imgsz, model.max_stride))
     freeze_layers(model, options.freeze or [])
+    if options.noautoanchor and model.head.placeholder_anchors:
+        raise UserError(
+            f"--noautoanchor: expected anchors in {options.cfg}, found only their number; write them there in pixels, "
+            "or let them be fitted"
+        )
     train_set, val_set = load_data(options)
     if not options.noautoanchor:
         _fit_anchors(model, train_set, hyp, options)
@@ -123,6 +146,13 @@ def resume_run(options: TrainOptions) -> Run:
     last = find_last(options.resume or "", project=options.project)
     folder = last.parent.parent
     stored = read_options(folder / "args.yaml")
+    given = [
+        f"--{entry.name.replace('_', '-')}"
+        for entry in fields(options)
+        if entry.name not in ("resume", "device", "project") and getattr(options, entry.name) != entry.default
+    ]
+    if given:
+        say(f"--resume takes the options the run was started with; without effect: {', '.join(given)}")
     options = replace(stored, device=options.device or stored.device)
     checkpoint = load_checkpoint(last)
     if "progress" not in checkpoint.training:
@@ -150,27 +180,36 @@ def load_data(options: TrainOptions) -> tuple[DetectionDataset, DetectionDataset
     """The images to train on and those to evaluate on.
 
     Raises:
-        UserError: if a split is missing, empty or has a wrong label.
+        UserError: if a split is missing, without images or objects, or has a wrong label.
     """
     config = load_data_config(options.data)
+    annotations = {
+        split: load_annotations(config, split, single_class=options.single_cls) for split in ("train", "val")
+    }
+    if not len(annotations["train"].boxes):
+        raise UserError(f"{options.data}: train: expected objects to learn, found images without any; check the labels")
+    if annotations["val"].truth.crowd.all() and not options.noval:
+        raise UserError(
+            f"{options.data}: val: expected objects to tell the best epoch by, found images without any; "
+            "check the labels or pass --noval"
+        )
     train_set, val_set = (
         DetectionDataset(
-            load_annotations(config, split, single_class=options.single_cls),
+            found,
             image_size=options.imgsz,
             cache=cast(Literal["ram", "disk"] | None, options.cache),
             training=split == "train",
         )
-        for split in ("train", "val")
+        for split, found in annotations.items()
     )
     return train_set, val_set
 
 
 def create_folder(run: Run) -> Path:
-    """Create the run's folder with what is known before training."""
+    """Create the run's folder with what is known before training. With --exist-ok, the run before is removed."""
     folder = new_run_dir(run.options.project, run.options.name, exist_ok=run.options.exist_ok)
     (folder / "weights").mkdir(exist_ok=True)
-    for stale in ("weights/last.pt", "metrics.json"):  # of the run before, with --exist-ok: not to be resumed
-        (folder / stale).unlink(missing_ok=True)
+    remove_run(folder)
     write_text(folder / "args.yaml", yaml.safe_dump(asdict(run.options), sort_keys=False))
     write_text(folder / "hyp.yaml", yaml.safe_dump(run.hyp.model_dump(), sort_keys=False))
     say(f"results go to {folder}")
@@ -239,8 +278,8 @@ def finish(run: Run, folder: Path) -> None:
         description="best.pt, fused",
     )
     say(table(evaluation, images=len(run.val_set)))
-    plot_evaluation(evaluation, run.val_set, folder)
     write_text(folder / "metrics.json", json.dumps(metrics_dict(evaluation), indent=2))
+    plot_evaluation(evaluation, run.val_set, folder)
     say(f"results in {folder}, weights in {best}")
 
 
@@ -248,34 +287,61 @@ def read_options(path: Path) -> TrainOptions:
     """Options as a run's ``args.yaml`` holds them.
 
     Raises:
-        UserError: if there is no such file or it holds something else.
+        UserError: if there is no such file or it holds something else, naming the key.
     """
     stored = load_yaml(path)
-    known = {field.name for field in fields(TrainOptions)}
+    known = {field.name: field for field in fields(TrainOptions)}
     if not isinstance(stored, dict):
         raise UserError(f"{path}: expected the options of a run, found {type(stored).__name__}")
     if unknown := [key for key in stored if key not in known]:
         raise UserError(f"{path}: expected the options of a run, found {unknown[0]!r}{suggest(str(unknown[0]), known)}")
+    types = get_type_hints(TrainOptions)
+    for key, value in stored.items():
+        choices = known[key].metadata["choices"]
+        try:
+            TypeAdapter(types[key]).validate_python(value, strict=True)
+        except ValidationError:
+            raise UserError(f"{path}: {key}: expected {known[key].type}, found {value!r}") from None
+        if choices and value is not None and value not in choices:
+            raise UserError(f"{path}: {key}: expected one of {', '.join(choices)}, found {value!r}")
     return TrainOptions(**stored)
+
+
+def _make_resumable(trainer: Trainer, run: Run, folder: Path) -> str:
+    """See to it that an interrupted run can go on; returns how, in words.
+
+    The exact state after the last finished epoch is kept where there is one. Otherwise the weights so far are saved,
+    and the epoch they are in is repeated.
+    """
+    best, last = (folder / "weights" / f"{name}.pt" for name in ("best", "last"))
+    if (folder / "metrics.json").is_file():
+        return f"the run is finished, but for plots: results in {folder}, weights in {best}"
+    if last.is_file():
+        return f"go on with --resume {last}"
+    if trainer.progress.epochs_done and not best.is_file():
+        _save_best(trainer, run, best)
+    _save_last(trainer, run, last)
+    return f"the weights so far are saved; go on with --resume {last}"
+
+
+def _save_last(trainer: Trainer, run: Run, path: Path) -> None:
+    training = training_state(trainer)
+    save_checkpoint(path, run.model, ema=trainer.ema.model, training=training, data=run.options.data)
+
+
+def _save_best(trainer: Trainer, run: Run, path: Path) -> None:
+    assert isinstance(trainer.ema.model, Detector)
+    save_checkpoint(path, trainer.ema.model, data=run.options.data)
 
 
 def _callbacks(run: Run, folder: Path, *, epochs_done: int) -> list[Callback]:
     options = run.options
     results = ResultsTable(folder / "results.csv", epochs_done=epochs_done)
     tensorboard = TensorBoardLog.create(folder, results.rows)
-
-    def save_last(trainer: Trainer, path: Path) -> None:
-        training = training_state(trainer)
-        save_checkpoint(path, run.model, ema=trainer.ema.model, training=training, data=options.data)
-
-    def save_best(trainer: Trainer, path: Path) -> None:
-        assert isinstance(trainer.ema.model, Detector)
-        save_checkpoint(path, trainer.ema.model, data=options.data)
-
     checkpoints = Checkpoints(
         folder / "weights",
-        save_last=save_last,
-        save_best=save_best,
+        save_last=lambda trainer, path: _save_last(trainer, run, path),
+        save_best=lambda trainer, path: _save_best(trainer, run, path),
         period=options.save_period,
         final_only=options.nosave,
     )

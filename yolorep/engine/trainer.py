@@ -24,7 +24,7 @@ MAX_GRADIENT_NORM = 10.0
 
 
 class NonFiniteLoss(YolorepError):
-    """The loss became infinite or NaN: training cannot go on from here."""
+    """The loss or its gradients became infinite or NaN: training cannot go on from here."""
 
 
 class TrainBatch(Protocol):
@@ -105,7 +105,8 @@ class MultiScale:
         """Resize (b, 3, h, w) float images; which size depends on the iteration alone, so that resuming repeats it."""
         rng = np.random.default_rng((self.seed, iteration))
         low, high = self.image_size // 2, self.image_size * 3 // 2 + self.stride
-        scale = (int(rng.integers(low, high)) // self.stride * self.stride) / max(images.shape[2:])
+        strides = max(int(rng.integers(low, high)) // self.stride, 1)  # half of a nominal size of one stride is none
+        scale = strides * self.stride / max(images.shape[2:])
         if scale == 1:
             return images
         size = [math.ceil(side * scale / self.stride) * self.stride for side in images.shape[2:]]
@@ -157,7 +158,7 @@ class Trainer:
         """Train until the last epoch, or until patience ends.
 
         Raises:
-            NonFiniteLoss: if a loss term is not finite.
+            NonFiniteLoss: if a loss term or a gradient is not finite.
         """
         while not self.progress.finished:
             result = self._epoch(self.progress.epochs_done)
@@ -217,12 +218,18 @@ class Trainer:
         self.scaler.scale(terms.total).backward()
         self._pending += 1
         if last or self._pending >= self.schedule.accumulate_at(iteration):
-            self._optimizer_step()
+            self._optimizer_step(iteration)
         return values
 
-    def _optimizer_step(self) -> None:
+    def _optimizer_step(self, iteration: int) -> None:
         self.scaler.unscale_(self.optimizer)
-        nn.utils.clip_grad_norm_(self.model.parameters(), MAX_GRADIENT_NORM, foreach=True)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), MAX_GRADIENT_NORM, foreach=True)
+        # With float16 this is expected now and then: the scaler leaves the step out and lowers its scale.
+        if not self.scaler.is_enabled() and not math.isfinite(norm.item()):
+            raise NonFiniteLoss(
+                f"the gradients are not finite in iteration {iteration}, though the loss is. Lower lr0 or check the "
+                "labels; checkpoints of finished epochs are kept"
+            )
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
@@ -249,7 +256,7 @@ class Trainer:
         )
 
     def _is_best(self, metrics: Mapping[str, float], epoch: int) -> bool:
-        if "AP" not in metrics:
+        if metrics.get("AP", -1.0) < 0:  # not evaluated, or nothing to find
             return False
         if self.progress.best_fitness is None or metrics["AP"] > self.progress.best_fitness:
             self.progress.best_fitness = float(metrics["AP"])

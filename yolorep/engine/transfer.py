@@ -62,7 +62,8 @@ def transfer_weights(
             missing.append(name)
             continue
         if name.startswith(f"{prefix}.m."):
-            taken = _copy_rows(mine, theirs, model.head.anchors.shape[1], classes=classes_kept)
+            num_anchors = model.head.anchors.shape[1]
+            taken = _copy_rows(mine, theirs, num_anchors, num_classes=len(names), classes=classes_kept)
         else:
             taken = mine.shape == theirs.shape
             if taken:
@@ -72,13 +73,16 @@ def transfer_weights(
     return TransferReport(tuple(transferred), tuple(missing), classes_kept, outside)
 
 
-def _copy_rows(mine: Tensor, theirs: Tensor, num_anchors: int, *, classes: bool) -> bool:
-    """Copy the rows of a predictor, (na · (5 + nc), …), anchor by anchor; whether shapes allowed it."""
-    if theirs.shape[1:] != mine.shape[1:] or theirs.shape[0] % num_anchors or theirs.shape[0] < num_anchors * 5:
+def _copy_rows(mine: Tensor, theirs: Tensor, num_anchors: int, *, num_classes: int, classes: bool) -> bool:
+    """Copy the rows of a predictor, (na · (5 + nc), …), anchor by anchor; whether shapes allowed it.
+
+    ``num_classes`` is theirs; ``classes`` says whether they are mine too.
+    """
+    if theirs.shape != (num_anchors * (5 + num_classes), *mine.shape[1:]):
         return False
     my_rows = mine.unflatten(0, (num_anchors, -1))
     their_rows = theirs.unflatten(0, (num_anchors, -1))
-    if classes and my_rows.shape == their_rows.shape:
+    if classes:
         my_rows.copy_(their_rows)
     else:
         my_rows[:, :5] = their_rows[:, :5].to(my_rows)
