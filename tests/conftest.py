@@ -10,9 +10,9 @@ import torch
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _two_threads() -> None:
-    """More threads than cores slow small models down."""
-    torch.set_num_threads(min(2, os.cpu_count() or 1))
+def _one_thread() -> None:
+    """Small models gain nothing from threads, and threads that wait for a busy core make them many times slower."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
