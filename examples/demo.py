@@ -55,7 +55,7 @@ def demo() -> int:
     start = time.perf_counter()
     common = ("--project", str(FOLDER), "--exist-ok", "--imgsz", str(IMAGE_SIZE))
     run(
-        *("train", "--cfg", "cfg/yolov5n_mobileone.yaml", "--data", DATA, "--epochs", "28", "--batch-size", "16"),
+        *("train", "--cfg", "cfg/yolov5n_mobileone.yaml", "--data", DATA, "--epochs", "25", "--batch-size", "16"),
         *("--optimizer", "AdamW", "--cos-lr", "--hyp", str(ROOT / "examples" / "demo_hyp.yaml"), "--cache", "ram"),
         *("--noval", "--name", "train", *common),
     )
