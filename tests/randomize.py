@@ -5,10 +5,12 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from yolorep.nn.layer_scale import LayerScale
+
 
 @torch.no_grad()
 def randomize_(module: nn.Module, *, seed: int = 0, extreme: bool = False) -> nn.Module:
-    """Gives every norm statistics and gains far from their defaults, negative and zero gains among them.
+    """Gives every norm and layer scale values far from their defaults, negative and zero gains of norms among them.
 
     Args:
         module: changed in place.
@@ -20,6 +22,9 @@ def randomize_(module: nn.Module, *, seed: int = 0, extreme: bool = False) -> nn
     def uniform(like: torch.Tensor, low: float, high: float) -> torch.Tensor:
         return torch.rand(like.shape, generator=generator, dtype=torch.float64).to(like) * (high - low) + low
 
+    for scale in module.modules():
+        if isinstance(scale, LayerScale):
+            scale.gamma.copy_(uniform(scale.gamma, -1.5, 1.5))
     for norm in module.modules():
         if isinstance(norm, nn.BatchNorm2d) and norm.running_var is not None:
             norm.running_mean.copy_(uniform(norm.running_mean, -1, 1))

@@ -139,7 +139,7 @@ def test_info_table_with_times(capsys: pytest.CaptureFixture[str]) -> None:
 def test_fuse_writes_a_file_that_loads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "fused.pt"
     assert cli.main(["fuse", "--cfg", MODEL, "--imgsz", "64", "--output", str(out)]) == 0
-    assert "no BatchNorm is left" in capsys.readouterr().out
+    assert "no BatchNorm and no layer scale is left" in capsys.readouterr().out
     assert cli.main(["fuse", "--weights", str(out), "--imgsz", "64", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["records"] == [] and report["params"] == 1_545_197 and report["kept"] == []

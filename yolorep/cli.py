@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 from yolorep import __version__
 from yolorep.errors import UserError, YolorepError, suggest
 from yolorep.options import (
+    ClassifyOptions,
     DetectOptions,
     ExportOptions,
     FuseOptions,
@@ -27,6 +28,7 @@ COMMANDS: dict[str, tuple[type[Any], str]] = {
     "train": (TrainOptions, "yolorep.engine.train:train"),
     "val": (ValOptions, "yolorep.engine.val:val"),
     "detect": (DetectOptions, "yolorep.engine.detect:detect"),
+    "classify": (ClassifyOptions, "yolorep.engine.classify:classify"),
     "export": (ExportOptions, "yolorep.export.command:export"),
     "fuse": (FuseOptions, "yolorep.engine.inspect:fuse_command"),
     "info": (InfoOptions, "yolorep.engine.inspect:info_command"),

@@ -59,6 +59,12 @@ class TrainOptions(Options):
 
     weights: str | None = option(None, "start from these weights: ours or a YOLOv5 .pt")
     cfg: str | None = option(None, "model YAML; may be left out with --weights")
+    backbone_weights: str | None = option(
+        None, "with --cfg: ImageNet weights of its backbone, as timm, Apple or RepVGG's authors publish them"
+    )
+    expand: str | None = option(
+        None, "train with extra branches that fuse away again: mobileone or repvgg, with :k=N for N kxk branches"
+    )
     data: str = option("data/shapes.yaml", "dataset YAML")
     download: bool = option(False, "fetch the data set from where its YAML says, if it is missing")
     hyp: str = option("cfg/hyp/scratch-low.yaml", "hyperparameter YAML")
@@ -170,7 +176,9 @@ class FuseOptions(Options):
 
     weights: str | None = option(None, "checkpoint (.pt)")
     cfg: str | None = option(None, "model YAML, instead of weights")
-    imgsz: int = option(640, "image size the GFLOPs are counted at", "--img", "--img-size", low=1)
+    imgsz: int | None = option(
+        None, "image size the GFLOPs are counted at (default: 640, classifiers 224)", "--img", "--img-size", low=1
+    )
     output: str | None = option(None, "write the fused checkpoint here")
     json: bool = option(False, "print the report as JSON")
 
@@ -181,6 +189,20 @@ class InfoOptions(Options):
 
     weights: str | None = option(None, "checkpoint (.pt)")
     cfg: str | None = option(None, "model YAML, instead of weights")
-    imgsz: int = option(640, "image size the GFLOPs are counted at", "--img", "--img-size", low=1)
+    imgsz: int | None = option(
+        None, "image size the GFLOPs are counted at (default: 640, classifiers 224)", "--img", "--img-size", low=1
+    )
     json: bool = option(False, "print JSON")
     profile: bool = option(False, "measure milliseconds a row")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifyOptions(Options):
+    """Name what images show: the five likeliest classes of a classifier."""
+
+    weights: str = option("", "checkpoint of a classifier, or a published file of one of the backbones")
+    source: str = option("", "image, folder, glob, list file, video, camera index or URL")
+    imgsz: int = option(224, "side of the network's square input in pixels", "--img", "--img-size", low=1)
+    device: str = option("", "cpu, or a CUDA index; the first GPU if there is one")
+    vid_stride: int = option(1, "use every N-th frame of a video", low=1)
+    json: bool = option(False, "print one JSON object a line")

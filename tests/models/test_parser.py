@@ -231,6 +231,7 @@ def test_building_changes_no_statistics() -> None:
 
 
 def test_every_cfg_is_listed_somewhere() -> None:
+    from tests.models.test_backbones import PUBLISHED
     from tests.models.test_shipped import COUNTS
 
     shipped = {
@@ -238,4 +239,4 @@ def test_every_cfg_is_listed_somewhere() -> None:
         for path in (resources_dir() / "cfg").rglob("*.yaml")
         if "parts" not in path.parts and "hyp" not in path.parts
     }
-    assert shipped == set(COUNTS)
+    assert shipped == {*COUNTS, *(f"{name}{form}" for name in PUBLISHED for form in ("", "-cls"))}

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from tests.randomize import randomize_
-from yolorep.nn.conv import Conv, Focus, MixConv2d
+from yolorep.nn.conv import Conv, ConvBN, Focus, MixConv2d, Normalize
 from yolorep.nn.flops import count_flops
 from yolorep.nn.mobileone import MobileOne, MobileOneBlock, MobileOneUnit, SqueezeExcite
 from yolorep.nn.reparam import count_parameters, fuse
@@ -89,3 +89,24 @@ def test_flops_are_two_a_multiply_add_and_change_nothing() -> None:
     assert count_flops(block, torch.zeros(1, 4, 10, 12))[""] == 2 * 10 * 12 * 9 * 4 * 8
     assert torch.equal(block.conv.bn.running_mean, before)
     assert next(block.parameters()).device.type == "cpu"
+
+
+@pytest.mark.parametrize("channels", [3, 4, 8, 16])
+def test_strided_pointwise_gradient_in_channels_last(channels: int) -> None:
+    torch.manual_seed(0)
+    unit = ConvBN(channels, 24, 1, 2)
+    images = torch.rand(4, channels, 33, 64)
+    reference = torch.nn.functional.conv2d(images, unit.conv.weight, stride=2)
+    found = unit.conv(images.to(memory_format=torch.channels_last))
+    torch.testing.assert_close(found, reference)
+    (expected,) = torch.autograd.grad(reference.square().mean(), unit.conv.weight)
+    (gradient,) = torch.autograd.grad(found.square().mean(), unit.conv.weight)
+    torch.testing.assert_close(gradient, expected)
+
+
+def test_normalize_is_imagenets_and_leaves_no_state() -> None:
+    row = Normalize()
+    image = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1).expand(1, 3, 2, 2)
+    torch.testing.assert_close(row(image), torch.zeros(1, 3, 2, 2))
+    torch.testing.assert_close(row(image + 0.225)[0, 2], torch.ones(2, 2))
+    assert not row.state_dict()

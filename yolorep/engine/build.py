@@ -29,7 +29,10 @@ def load_model(weights: str | Path, *, device: torch.device | str = "cpu") -> De
     Raises:
         UserError: if the file is missing, damaged, refused or does not fit.
     """
-    return load_checkpoint(weights).build().to(device)
+    network = load_checkpoint(weights).build()
+    if not isinstance(network, Detector):
+        raise UserError(f"{weights}: expected a detector, found a classifier; it runs with 'yolorep classify'")
+    return network.to(device)
 
 
 def load_backend(

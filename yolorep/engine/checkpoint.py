@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from yolorep.engine.yolov5_pt import DAMAGE, read_yolov5
 from yolorep.errors import UserError
 from yolorep.files import atomic_write
-from yolorep.models.detector import Detector, build_model
+from yolorep.models.classifier import Classifier
+from yolorep.models.detector import Detector, build_model, build_network
+from yolorep.models.network import Network
 from yolorep.models.parser import parse_config
 from yolorep.nn.conv import Conv, ConvBN
 from yolorep.nn.reparam import fused_form
@@ -50,8 +52,8 @@ class Checkpoint:
     training: dict[str, Any] = field(default_factory=dict)
     data: str = ""
 
-    def build(self, *, use_ema: bool = True) -> Detector:
-        """Builds the model and loads its weights, all of them.
+    def build(self, *, use_ema: bool = True) -> Detector | Classifier:
+        """Builds the network and loads its weights, all of them.
 
         Args:
             use_ema: the averaged weights where there are any.
@@ -63,7 +65,7 @@ class Checkpoint:
             UserError: if the weights do not fit the model.
         """
         config = parse_config(self.model_config, source=f"{self.path} (model_config)")
-        model = build_model(config, names=self.names).eval()
+        model = build_network(config, names=self.names).eval()
         if self.fused:
             model = fused_form(model)
         set_bn_values(model, self.bn)
@@ -74,7 +76,7 @@ class Checkpoint:
 
 def save_checkpoint(
     path: Path,
-    model: Detector,
+    model: Network,
     *,
     ema: nn.Module | None = None,
     training: Mapping[str, Any] | None = None,
@@ -148,6 +150,15 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     )
 
 
+def is_checkpoint(path: str | Path) -> bool:
+    """Whether a file is one that :func:`save_checkpoint` wrote, of whatever format version."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (*DAMAGE, OSError):
+        return False
+    return isinstance(content, dict) and "format" in content and "model_config" in content
+
+
 def _is_tensors(value: Any) -> bool:
     return isinstance(value, dict) and all(isinstance(tensor, Tensor) for tensor in value.values())
 
@@ -195,10 +206,10 @@ def load_strictly(model: nn.Module, weights: Mapping[str, Tensor], *, source: st
     model.load_state_dict(dict(weights))
 
 
-def bn_values(model: Detector) -> dict[str, tuple[float, float]]:
+def bn_values(model: Network) -> dict[str, tuple[float, float]]:
     """(eps, momentum) of every BatchNorm where they differ from what building the model sets."""
     with torch.device("meta"):
-        fresh = dict(_norms(build_model(model.config)))
+        fresh = dict(_norms(build_network(model.config)))
     values = {}
     for name, norm in _norms(model):
         momentum = norm.momentum if norm.momentum is not None else 0.0

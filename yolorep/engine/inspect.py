@@ -8,14 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from yolorep.console import say
 from yolorep.engine.checkpoint import load_checkpoint, save_checkpoint
 from yolorep.engine.image_size import fit_image_size
 from yolorep.errors import UserError
-from yolorep.models.detector import Detector, build_model
+from yolorep.models.classifier import Classifier
+from yolorep.models.detector import Detector, build_network
+from yolorep.models.network import Network
+from yolorep.models.heads.raw import Raw
 from yolorep.nn.flops import count_flops
+from yolorep.nn.registry import ROW_TYPES
 from yolorep.nn.reparam import FuseReport, count_parameters, fuse
 from yolorep.ops.letterbox import round_up
 from yolorep.options import FuseOptions, InfoOptions
@@ -61,7 +65,7 @@ def info_command(options: InfoOptions) -> dict[str, Any]:
         "gflops": report.gflops,
         "gflops_fused": report.gflops_fused,
         "image_size": size,
-        "strides": list(model.strides),
+        "strides": list(model.strides) if isinstance(model, Detector) else [],
         "names": list(model.names),
         "layers": layers,
     }
@@ -69,7 +73,7 @@ def info_command(options: InfoOptions) -> dict[str, Any]:
     return info
 
 
-def layer_table(model: Detector, fused: Detector, *, image_size: int) -> list[dict[str, Any]]:
+def layer_table(model: Network, fused: Network, *, image_size: int) -> list[dict[str, Any]]:
     """Per row of the model: what it reads and is, its output's shape, parameters and GFLOPs, trained and fused."""
     example = model.example_input(image_size)
     flops, flops_fused = count_flops(model, example), count_flops(fused, example)
@@ -91,7 +95,7 @@ def layer_table(model: Detector, fused: Detector, *, image_size: int) -> list[di
     ]
 
 
-def profile(model: Detector, image_size: int) -> list[float]:
+def profile(model: Network, image_size: int) -> list[float]:
     """Median milliseconds of each row for one image, on the model's device."""
     times: list[list[float]] = [[] for _ in model.model]
     starts = [0.0] * len(times)
@@ -120,28 +124,29 @@ def profile(model: Detector, image_size: int) -> list[float]:
     return [sorted(runs[PROFILE_RUNS:])[PROFILE_RUNS // 2] * 1000 for runs in times]
 
 
-def _image_size(options: FuseOptions | InfoOptions, model: Detector) -> int:
+def _image_size(options: FuseOptions | InfoOptions, model: Network) -> int:
+    size = options.imgsz or (640 if isinstance(model, Detector) else 224)
     if options.json:  # nothing but JSON may be printed
-        return round_up(options.imgsz, model.max_stride)
-    return fit_image_size(options.imgsz, model.max_stride)
+        return round_up(size, model.max_stride)
+    return fit_image_size(size, model.max_stride)
 
 
-def _model(weights: str | None, cfg: str | None) -> tuple[Detector, str]:
+def _model(weights: str | None, cfg: str | None) -> tuple[Detector | Classifier, str]:
     """The model, and the data set it was trained on if that is known."""
     if bool(weights) == bool(cfg):
         raise UserError("expected either --weights or --cfg" + (", found both" if weights else ", found neither"))
     if weights:
         checkpoint = load_checkpoint(weights)
         return checkpoint.build(), checkpoint.data
-    return build_model(cfg or "").eval(), ""
+    return build_network(cfg or "").eval(), ""
 
 
 @torch.inference_mode()
-def _output_shapes(model: Detector, image_size: int) -> list[list[int]]:
+def _output_shapes(model: Network, image_size: int) -> list[list[int]]:
     shapes: list[list[int]] = []
 
     def note(_module: nn.Module, _inputs: Any, output: Any) -> None:
-        tensor = output if isinstance(output, Tensor) else output.levels[0]
+        tensor = output.levels[0] if isinstance(output, Raw) else output
         shapes.append(list(tensor.shape[1:]))
 
     hooks = [layer.register_forward_hook(note) for layer in model.model]
@@ -154,7 +159,9 @@ def _output_shapes(model: Detector, image_size: int) -> list[list[int]]:
 def _kind(layer: nn.Module) -> str:
     if type(layer) is nn.Sequential:
         return f"{len(layer)} x {type(layer[0]).__name__}"
-    return f"{len(layer)} x {type(layer).__name__}" if isinstance(layer, nn.Sequential) else type(layer).__name__
+    stages = {row.factory for row in ROW_TYPES.values() if row.repeats == "inside"}
+    name = type(layer).__name__
+    return f"{len(layer)} x {name}" if isinstance(layer, nn.Sequential) and type(layer) in stages else name
 
 
 def _table(info: dict[str, Any], name: str) -> str:
@@ -172,7 +179,8 @@ def _table(info: dict[str, Any], name: str) -> str:
         lines.append(line + (f"{layer['ms']:9.2f}{layer['ms_fused']:9.2f}" if timed else ""))
     lines.append(
         f"{name}: {info['params']:,} parameters, {info['params_fused']:,} fused; {info['gflops']:.2f} GFLOPs at "
-        f"{info['image_size']} px, {info['gflops_fused']:.2f} fused; strides {info['strides']}; "
-        f"{len(info['names'])} classes"
+        f"{info['image_size']} px, {info['gflops_fused']:.2f} fused; "
+        + (f"strides {info['strides']}; " if info["strides"] else "")
+        + f"{len(info['names'])} classes"
     )
     return "\n".join(lines)

@@ -122,7 +122,11 @@ def new_run(options: TrainOptions) -> Run:
     names = load_data_config(options.data, download=options.download).names
     torch.manual_seed(options.seed)
     model = starting_model(
-        options.cfg, options.weights, names=("item",) if options.single_cls and len(names) > 1 else names
+        options.cfg,
+        options.weights,
+        names=("item",) if options.single_cls and len(names) > 1 else names,
+        backbone_weights=options.backbone_weights,
+        expand=options.expand,
     )
     options = replace(options, imgsz=fit_image_size(options.imgsz, model.max_stride))
     freeze_layers(model, options.freeze or [])

@@ -15,7 +15,8 @@ import struct
 import zipfile
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -84,16 +85,32 @@ def read_yolov5(path: Path) -> Yolov5Checkpoint:
     Raises:
         UserError: one line, if the file is no YOLOv5 checkpoint or wants to run something.
     """
+    with _one_line(path, "YOLOv5 checkpoint"), zipfile.ZipFile(path) as archive:
+        return _interpret(_Reader(archive).load())
+
+
+def read_foreign(path: Path) -> Any:
+    """Reads any file that torch wrote as a zip: its tensors and plain values, with inert stubs for all other objects.
+
+    Raises:
+        UserError: one line, if the file is no such file or wants to run something.
+    """
+    with _one_line(path, "file of weights"), zipfile.ZipFile(path) as archive:
+        return _Reader(archive).load()
+
+
+@contextmanager
+def _one_line(path: Path, kind: str) -> Iterator[None]:
+    """Turns what goes wrong while a file is read into a UserError."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            return _interpret(_Reader(archive).load())
+        yield
     except _Refused as error:
         raise UserError(f"{path}: refused: {error}") from error
     except zipfile.BadZipFile as error:
         raise UserError(f"{path}: expected a checkpoint (a zip file), found something else or a damaged one") from error
     except (*DAMAGE, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path}: not a readable YOLOv5 checkpoint: {reason}") from error
+        raise UserError(f"{path}: not a readable {kind}: {reason}") from error
 
 
 class _Stub:
@@ -301,4 +318,4 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, str | int | float | bool | None) else str(value)
 
 
-__all__ = ["Yolov5Checkpoint", "read_yolov5"]
+__all__ = ["Yolov5Checkpoint", "read_foreign", "read_yolov5"]

@@ -5,8 +5,6 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -23,7 +21,7 @@ from yolorep.export.torchscript import TorchScriptExporter
 from yolorep.export.verify import compare
 from yolorep.files import atomic_write
 from yolorep.models.detector import Detector
-from yolorep.nn.reparam import FuseReport, fuse
+from yolorep.nn.reparam import fuse
 from yolorep.ops.letterbox import round_up
 from yolorep.options import ExportOptions
 from yolorep.runtime.metadata import Metadata
@@ -68,7 +66,7 @@ def export(options: ExportOptions) -> list[Path]:
         image_size=None if options.dynamic else (size, size),
         batch_size=None if options.dynamic else options.batch_size,
         version=yolorep.__version__,
-        fuse=fuse_summary(report),
+        fuse=report.to_dict(),
     )
     files = []
     for exporter in exporters:
@@ -100,17 +98,6 @@ def input_shapes(size: int, *, stride: int, batch_size: int, dynamic: bool) -> l
         return [(batch_size, size, size)]
     short = round_up(size * 3 // 4, stride)
     return [(1, size, size), (2, short if short < size else size + stride, size)]
-
-
-def fuse_summary(report: FuseReport) -> dict[str, Any]:
-    """What an exported file says of the fuse it was made by."""
-    return {
-        "kinds": report.kinds,
-        "max_error": report.max_error,
-        "params": report.params,
-        "params_fused": report.params_fused,
-        "kept": [kept.name for kept in report.kept],
-    }
 
 
 def export_model(

@@ -18,6 +18,7 @@ from torch import nn
 from yolorep.config import find_config, load_yaml
 from yolorep.errors import UserError, suggest
 from yolorep.models.graph import IMAGE, Graph
+from yolorep.nn.expand import ExpandRule, expand_
 from yolorep.nn.registry import ROW_TYPES, Plan, RowType, Scale
 
 SECTIONS = ("backbone", "neck", "head")
@@ -42,6 +43,8 @@ class ModelConfig:
         num_classes, depth_multiple, width_multiple, channel_multiple, channels: as in the file (``nc``, …, ``ch``).
         anchors: per level widths and heights in pixels, a number of anchors to be fitted, or None.
         activation: such as ``nn.LeakyReLU(0.1)``, or None.
+        drop_path: rate of stochastic depth in the last block that has it; earlier ones have less, linearly from 0.
+        expand: the rule by which plain convolutions have extra branches to train, such as ``mobileone:k=4``, or None.
         sections: section name to its rows.
         source: where it came from, for messages.
         composed: sections that came from a file of their own.
@@ -55,6 +58,8 @@ class ModelConfig:
     channels: int = 3
     anchors: Sequence[Sequence[float]] | int | None = None
     activation: str | None = None
+    drop_path: float = 0.0
+    expand: str | None = None
     source: str = "model"
     composed: frozenset[str] = field(default_factory=frozenset)
 
@@ -76,6 +81,10 @@ class ModelConfig:
             plain["anchors"] = self.anchors
         if self.activation is not None:
             plain["activation"] = self.activation
+        if self.drop_path:
+            plain["drop_path"] = self.drop_path
+        if self.expand is not None:
+            plain["expand"] = self.expand
         return plain | {name: list(rows) for name, rows in self.sections.items()}
 
 
@@ -111,6 +120,8 @@ def parse_config(value: Any, *, source: str = "model", folder: Path | None = Non
         "ch": ("channels", _rgb),
         "anchors": ("anchors", _anchors),
         "activation": ("activation", _activation_text),
+        "drop_path": ("drop_path", _rate),
+        "expand": ("expand", lambda entry: str(ExpandRule.parse(entry))),
     }
     settings: dict[str, Any] = {}
     sections: dict[str, list[Any]] = {}
@@ -207,20 +218,28 @@ def build_graph(config: ModelConfig) -> Graph:
     """
     specs = parse_rows(config)
     activation = parse_activation(config.activation) if config.activation else None
+    keywords: dict[str, Any] = {"activation": activation} if activation else {}
+    drop_paths = _drop_paths(specs, config)
     layers: list[nn.Module] = []
     channels: list[int] = []
-    for spec in specs:
+    for index, spec in enumerate(specs):
         try:
             inputs = [config.channels if source == IMAGE else channels[source] for source in spec.source_list]
             if not spec.row_type.takes_list and len(inputs) != 1:
                 raise ValueError(f"{spec.module} reads one feature, found {len(inputs)} in 'from'")
-            layer, out_channels = _build(spec, inputs, config.scale, activation)
+            layer, out_channels = _build(spec, inputs, config.scale, keywords | drop_paths.get(index, {}))
         except BUILD_ERRORS as error:
             raise UserError(f"{config.source}: {spec.where}: {' '.join(str(error).split())}") from error
         layers.append(layer)
         channels.append(out_channels)
     routes = [spec.source_list if spec.row_type.takes_list else spec.source_list[0] for spec in specs]
-    return Graph(layers, routes)
+    graph = Graph(layers, routes)
+    if config.expand is not None:
+        try:
+            expand_(graph, ExpandRule.parse(config.expand), keep=[graph[-1]])
+        except ValueError as error:
+            raise UserError(f"{config.source}: expand: {error}") from error
+    return graph
 
 
 def parse_activation(text: str) -> Callable[[], nn.Module]:
@@ -306,9 +325,21 @@ def _symbols(value: Any, words: Mapping[str, Any]) -> Any:
     return words.get(value, value) if isinstance(value, str) else value
 
 
-def _build(
-    spec: LayerSpec, inputs: Sequence[int], scale: Scale, activation: Callable[[], nn.Module] | None
-) -> tuple[nn.Module, int]:
+def _drop_paths(specs: Sequence[LayerSpec], config: ModelConfig) -> dict[int, dict[str, Any]]:
+    """Per row with stochastic depth the rate of each of its blocks: linear over all blocks of the model."""
+    counts = {
+        index: config.scale.repeats(spec.repeats)
+        for index, spec in enumerate(specs)
+        if "drop_path" in inspect.signature(spec.row_type.factory).parameters
+    }
+    if config.drop_path and not counts:
+        raise UserError(f"{config.source}: drop_path: no row of this model has stochastic depth")
+    steps = max(sum(counts.values()) - 1, 1)
+    rates = iter(config.drop_path * step / steps for step in range(sum(counts.values())))
+    return {index: {"drop_path": [next(rates) for _ in range(count)]} for index, count in counts.items()}
+
+
+def _build(spec: LayerSpec, inputs: Sequence[int], scale: Scale, keywords: Mapping[str, Any]) -> tuple[nn.Module, int]:
     row_type = spec.row_type
     repeats = scale.repeats(spec.repeats)
     if row_type.repeats == "once" and spec.repeats != 1:
@@ -317,20 +348,19 @@ def _build(
     if row_type.repeats == "inside":
         plan = replace(plan, args=(*plan.args[:2], repeats, *plan.args[2:]))
         repeats = 1
-    layer = _construct(row_type, plan, spec, activation)
+    layer = _construct(row_type, plan, spec, keywords)
     if repeats == 1:
         return layer, plan.out_channels
     # Of n copies in a row the first takes the input's channels, the others its own output's.
     again = row_type.channels([plan.out_channels], spec.args, scale)
-    others = [_construct(row_type, again, spec, activation) for _ in range(repeats - 1)]
+    others = [_construct(row_type, again, spec, keywords) for _ in range(repeats - 1)]
     return nn.Sequential(layer, *others), plan.out_channels
 
 
-def _construct(row_type: RowType, plan: Plan, spec: LayerSpec, activation: Callable[[], nn.Module] | None) -> nn.Module:
+def _construct(row_type: RowType, plan: Plan, spec: LayerSpec, keywords: Mapping[str, Any]) -> nn.Module:
     signature = inspect.signature(row_type.factory)
-    keywords = {"activation": activation} if activation and "activation" in signature.parameters else {}
     try:
-        bound = signature.bind(*plan.args, **keywords)
+        bound = signature.bind(*plan.args, **{key: keywords[key] for key in keywords if key in signature.parameters})
     except TypeError as error:
         form = [str(p) for p in signature.parameters.values() if p.kind is not p.KEYWORD_ONLY]
         raise ValueError(
@@ -381,6 +411,12 @@ def _anchors(value: Any) -> list[list[float]] | int:
             raise ValueError("expected a list of widths and heights w1, h1, w2, h2, … for every level")
         return [[_positive(side) for side in level] for level in value]
     return _positive_int(value)
+
+
+def _rate(value: Any) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < 1:
+        raise ValueError(f"expected a rate from 0 to less than 1, found {value!r}")
+    return float(value)
 
 
 def _activation_text(value: Any) -> str:

@@ -1,5 +1,35 @@
 """Blocks. Importing the package registers every row type."""
 
-from yolorep.nn import conv, csp, ghost, mobileone, spp, transformer
+from yolorep.nn import (
+    acmix,
+    attention,
+    conv,
+    convnext,
+    csp,
+    fastvit,
+    fastvit_attention,
+    ghost,
+    mobileone,
+    repconv,
+    repvgg,
+    space_to_depth,
+    spp,
+    transformer,
+)
 
-__all__ = ["conv", "csp", "ghost", "mobileone", "spp", "transformer"]
+__all__ = [
+    "acmix",
+    "attention",
+    "conv",
+    "convnext",
+    "csp",
+    "fastvit",
+    "fastvit_attention",
+    "ghost",
+    "mobileone",
+    "repconv",
+    "repvgg",
+    "space_to_depth",
+    "spp",
+    "transformer",
+]

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from yolorep.nn.registry import concatenates, keeps, register
@@ -15,6 +16,18 @@ Activation = Callable[[], nn.Module]
 
 #: BatchNorm constants of YOLOv5's rows.
 BN_EPS, BN_MOMENTUM = 1e-3, 0.03
+
+
+class StridedPointwise(nn.Conv2d):
+    """An unpadded 1×1 convolution with a stride that picks its pixels first.
+
+    The same function as ``nn.Conv2d``. With few input channels in channels_last, oneDNN's weight gradient of the
+    strided form writes past its buffer on CPUs (uxlfoundation/oneDNN issue 6035): wrong gradients or a crash.
+    """
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        vertical, horizontal = self.stride
+        return F.conv2d(input[:, :, ::vertical, ::horizontal], weight, bias, groups=self.groups)
 
 
 class ConvBN(Reparameterizable):
@@ -38,7 +51,8 @@ class ConvBN(Reparameterizable):
         momentum: float = BN_MOMENTUM,
     ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(
+        strided_pointwise = kernel_size in (1, (1, 1)) and stride not in (1, (1, 1)) and padding in (0, (0, 0))
+        self.conv = (StridedPointwise if strided_pointwise else nn.Conv2d)(
             in_channels,
             out_channels,
             kernel_size,
@@ -65,6 +79,24 @@ def same_padding(kernel_size: int | tuple[int, int], dilation: int = 1) -> int |
     height, width = (same_padding(side, dilation) for side in kernel_size)
     assert isinstance(height, int) and isinstance(width, int)
     return height, width
+
+
+@register(channels=keeps)
+class Normalize(nn.Module):
+    """Standardizes RGB in 0..1, as ImageNet's published networks expect it: ``[mean, std]``, by default ImageNet's."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self, mean: Sequence[float] = (0.485, 0.456, 0.406), std: Sequence[float] = (0.229, 0.224, 0.225)
+    ) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - self.mean) / self.std
 
 
 @register()

@@ -6,6 +6,7 @@ Papers: Ding et al. 2021, "Diverse Branch Block" (arXiv:2103.13425) and "RepVGG"
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -297,6 +298,18 @@ class LinearKernel:
         linear.weight = nn.Parameter(self.weight.detach().clone())
         linear.bias = nn.Parameter(self.bias.detach().clone())
         return linear
+
+
+def merged(kernels: Sequence[ConvKernel]) -> ConvKernel:
+    """The sum of parallel branches, each written in the window of the first.
+
+    Raises:
+        FuseError: if a branch does not fit into the first one's window.
+    """
+    total = kernels[0]
+    for kernel in kernels[1:]:
+        total = total + kernel.pad_to(kernels[0])
+    return total
 
 
 def _pair(value: object) -> Pair:

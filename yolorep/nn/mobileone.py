@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from yolorep.errors import FuseError
 from yolorep.nn.conv import ConvBN
+from yolorep.nn.kernels import merged
 from yolorep.nn.registry import converts_exactly, register
 from yolorep.nn.reparam import ConvKernel, Reparameterizable
 
@@ -90,11 +91,7 @@ class MobileOneConv(Reparameterizable):
                 raise FuseError("the identity's BatchNorm keeps no running statistics")
             identity = ConvKernel.identity(self.identity.num_features, groups=self.groups, like=running)
             kernels.append(identity.then_bn(self.identity))
-        window = kernels[0]
-        total = window
-        for kernel in kernels[1:]:
-            total = total + kernel.pad_to(window)
-        return total
+        return merged(kernels)
 
 
 class SqueezeExcite(nn.Module):
@@ -173,3 +170,11 @@ class MobileOne(nn.Sequential):
 
     def __init__(self, c1: int, c2: int, n: int = 1, k: int = 1, s: int = 1, se: bool = False) -> None:
         super().__init__(MobileOneUnit(c1, c2, k, s, se=se), *(MobileOneUnit(c2, c2, k, se=se) for _ in range(n - 1)))
+
+
+@register(channels=converts_exactly)
+class MobileOneStem(MobileOneBlock):
+    """The first block: dense 3×3 with stride 2 and one branch, whatever the k of the stages: ``[c2]``."""
+
+    def __init__(self, c1: int, c2: int) -> None:
+        super().__init__(c1, c2, 3, 2)

@@ -74,6 +74,12 @@ def keeps(in_channels: Sequence[int], args: Sequence[Any], scale: Scale) -> Plan
     return Plan(tuple(args), out_channels)
 
 
+def stays(in_channels: Sequence[int], args: Sequence[Any], scale: Scale) -> Plan:
+    """A block that cannot change channels: called with (in_channels, in_channels, …)."""
+    (channels,) = in_channels
+    return Plan((channels, channels, *args), channels)
+
+
 def concatenates(in_channels: Sequence[int], args: Sequence[Any], scale: Scale) -> Plan:
     """Arguments as they are, channels of all inputs added."""
     return Plan(tuple(args), sum(in_channels))

@@ -20,6 +20,7 @@ from torch.nn.utils import parametrize
 from yolorep.errors import FuseError
 from yolorep.nn.flops import count_flops
 from yolorep.nn.kernels import ConvKernel, LinearKernel
+from yolorep.nn.layer_scale import LayerScale
 
 __all__ = [
     "ConvKernel",
@@ -48,7 +49,9 @@ class Reparameterizable(nn.Module, ABC):
     def to_conv(self) -> nn.Conv2d:
         """A new convolution equal to this module, which is left untouched; dtype and device are kept."""
         like = next(self.parameters())
-        conv = copy.deepcopy(self).to("cpu", torch.float64).kernel().to_conv()
+        # Where there are only shapes to fold, on the meta device, nothing is moved.
+        exact = copy.deepcopy(self).to(like.device if like.is_meta else "cpu", torch.float64)
+        conv = exact.kernel().to_conv()
         conv.requires_grad_(any(parameter.requires_grad for parameter in self.parameters()))
         return conv.to(like.device, like.dtype).train(self.training)
 
@@ -102,7 +105,7 @@ class FuseRecord:
 
 @dataclass(frozen=True)
 class Kept:
-    """A norm that could not be folded, and why."""
+    """A norm or scale that could not be folded, and why."""
 
     name: str
     reason: str
@@ -169,7 +172,7 @@ class FuseReport:
         for kept in self.kept:
             lines.append(f"kept {kept.name}: {kept.reason}")
         if not self.kept:
-            lines.append("kept: nothing; no BatchNorm is left")
+            lines.append("kept: nothing; no BatchNorm and no layer scale is left")
         return "\n".join(lines)
 
 
@@ -304,9 +307,9 @@ def _fold_blocks(work: nn.Module, drafts: list[_Draft], *, prove: bool) -> None:
 
 def _kept(work: nn.Module) -> Iterator[Kept]:
     for name, module in work.named_modules():
-        if isinstance(module, _BatchNorm):
+        if isinstance(module, _BatchNorm | LayerScale):
             parent = type(work.get_submodule(name.rpartition(".")[0])).__name__
-            yield Kept(name, f"{parent} says no convolution that this {type(module).__name__} could fold into")
+            yield Kept(name, f"{parent} says no linear layer that this {type(module).__name__} could fold into")
 
 
 def _named(name: str, fold: Any) -> Any:

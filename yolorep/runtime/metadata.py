@@ -32,7 +32,7 @@ class Metadata:
         image_size: the only (height, width) in pixels the file takes; None if any multiples of ``stride``.
         batch_size: the only batch size the file takes; None if any.
         version: the yolorep that wrote the file.
-        fuse: summary of the fuse the file was made from.
+        fuse: the report of the fuse the file was made from.
     """
 
     names: tuple[str, ...]

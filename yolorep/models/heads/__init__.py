@@ -1,5 +1,5 @@
 """Heads. Importing the package registers their row types."""
 
-from yolorep.models.heads import anchor
+from yolorep.models.heads import anchor, classify
 
-__all__ = ["anchor"]
+__all__ = ["anchor", "classify"]
