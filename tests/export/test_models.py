@@ -2,9 +2,11 @@
 
 import os
 import shutil
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
+import onnxruntime
 import pytest
 import torch
 from torch import nn
@@ -17,7 +19,7 @@ from yolorep.export.onnx import OnnxExporter
 from yolorep.export.samples import sample_batches
 from yolorep.export.torchscript import TorchScriptExporter
 from yolorep.export.verify import compare
-from yolorep.models.detector import build_model
+from yolorep.models.detector import build_model, build_network
 from yolorep.models.parser import load_config
 from yolorep.nn.reparam import fuse
 from yolorep.options import ExportOptions
@@ -25,26 +27,45 @@ from yolorep.runtime.metadata import Metadata
 from yolorep.runtime.pytorch import TorchBackend
 
 CFG = resources_dir() / "cfg"
-MODELS = sorted(
+FILES = sorted(
     path.relative_to(CFG).as_posix() for path in CFG.rglob("*.yaml") if path.parent.name not in ("hyp", "parts")
 )
+FAST = ("mobileone/s0", "repvgg/a0", "repvgg/b1g4", "fastvit/t8", "fastvit/sa12")
+
+
+def shipped(*, classifiers: bool) -> list[object]:
+    """The shipped detectors or classifiers, one of every kind fast, the rest slow."""
+    return [
+        pytest.param(name, marks=[] if name.removesuffix(".yaml").removesuffix("-cls") in FAST else [pytest.mark.slow])
+        for name in FILES
+        if name.endswith("-cls.yaml") == classifiers
+    ]
+
+
+def narrow(name: str):
+    """The same rows, narrower: what can fail in an export is an operation, not its width."""
+    config = load_config(CFG / name)
+    return replace(config, width_multiple=min(config.width_multiple, 0.25), depth_multiple=0.33)
+
+
+@torch.no_grad()
+def settle(network: nn.Module, size: int) -> None:
+    """BatchNorm statistics that fit."""
+    for _ in range(3):
+        network(torch.rand(2, 3, size, size))
+    network.eval()
+
+
 SHARED = os.environ.get("YOLOREP_SHARED")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", MODELS)
-def test_every_shipped_model_exports(name, tmp_path):
+@pytest.mark.parametrize("name", shipped(classifiers=False))
+def test_every_shipped_detector_exports(name, tmp_path):
     torch.manual_seed(0)
-    # The same rows, narrower: what can fail in an export is an operation, not its width.
-    config = load_config(CFG / name)
-    model = build_model(
-        replace(config, width_multiple=min(config.width_multiple, 0.25), depth_multiple=0.33), num_classes=2
-    )
+    model = build_model(narrow(name), num_classes=2)
     size = 2 * model.max_stride
-    with torch.no_grad():
-        for _ in range(3):  # BatchNorm statistics that fit
-            model(torch.rand(2, 3, size, size))
-    fused, _ = fuse(model.eval())
+    settle(model, size)
+    fused, _ = fuse(model)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in fused.modules())
     metadata = Metadata(
         names=model.names,
@@ -60,6 +81,28 @@ def test_every_shipped_model_exports(name, tmp_path):
         exporter.write(Deployed(fused).eval(), path, example=batches[0].float() / 255, metadata=metadata)
         comparison = compare(exporter.open(path, device=torch.device("cpu")), TorchBackend(fused), batches)
         comparison.require_equal()
+
+
+@pytest.mark.parametrize("name", shipped(classifiers=True))
+def test_every_shipped_classifier_exports(name, tmp_path):
+    torch.manual_seed(0)
+    network = build_network(narrow(name), num_classes=7)
+    settle(network, 64)
+    fused, _ = fuse(network, strict=True)
+    small, large = torch.rand(2, 3, 64, 96), torch.rand(1, 3, 100, 164)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TorchScript is deprecated in torch itself
+        traced = torch.jit.trace(fused, (small,), check_trace=False)
+    free = dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC)
+    program = torch.onnx.export(fused, (small,), dynamo=True, dynamic_shapes=(free,), verbose=False)
+    program.save(tmp_path / "classifier.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "classifier.onnx", providers=["CPUExecutionProvider"])
+    for images in (small, large):
+        with torch.inference_mode():
+            expected = network(images)
+        (found,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
+        torch.testing.assert_close(torch.from_numpy(found), expected, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(traced(images), expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.slow

@@ -326,9 +326,9 @@ def _tensors(content: Any, source: str) -> dict[str, Tensor]:
     if isinstance(content, Mapping) and "format" in content and "model_config" in content:
         raise UserError(f"{source}: expected weights published by others, found one of our checkpoints; use --weights")
     while isinstance(content, Mapping) and (
-        inner := [key for key in WRAPPERS if isinstance(content.get(key), Mapping)]
+        inner := [content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping) and content[key]]
     ):
-        content = content[inner[0]]
+        content = inner[0]
     tensors = {}
     if isinstance(content, Mapping):
         tensors = {
