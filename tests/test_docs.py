@@ -1,13 +1,21 @@
-"""The documents point at files that exist and hold no unfilled figure."""
+"""The documents point at files that exist, hold no unfilled figure, and their blocks work."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
+from tests.randomize import randomize_
 from yolorep.config import resources_dir
+from yolorep.nn.conv import ConvBN
+from yolorep.nn.kernels import merged
+from yolorep.nn.registry import register
+from yolorep.nn.reparam import ConvKernel, Reparameterizable, fuse
 
 ROOT = resources_dir()
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -27,3 +35,27 @@ def test_links_and_files(path: Path) -> None:
 def test_no_figure_is_left_open(path: Path) -> None:
     words = set(re.findall(r"\b[A-Z]{3,}_[A-Z]{3,}\b", path.read_text(encoding="utf-8")))
     assert words <= {"YOLOREP_CACHE"}
+
+
+def test_the_blocks_to_add_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The blocks that the documents show how to write: built, run, fused."""
+    monkeypatch.setattr("yolorep.nn.registry.ROW_TYPES", {})
+    for name, row in (("backbones.md", "TwoScales"), ("model-files.md", "TwoBranchBlock")):
+        blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / name).read_text(encoding="utf-8"), re.DOTALL)
+        (source,) = (block for block in blocks if row in block)
+        scope: dict[str, Any] = {
+            "Tensor": torch.Tensor,
+            "nn": nn,
+            "register": register,
+            "merged": merged,
+            "ConvBN": ConvBN,
+            "ConvKernel": ConvKernel,
+            "Reparameterizable": Reparameterizable,
+            "__name__": "documented",
+        }
+        exec(compile(source, name, "exec", dont_inherit=True), scope)
+        block = randomize_(scope[row](4, 4).double().eval())
+        fused, _ = fuse(block, strict=True)
+        image = torch.rand(1, 4, 9, 11, dtype=torch.float64)
+        torch.testing.assert_close(fused(image), block(image))
+        assert type(fused.conv) is nn.Conv2d

@@ -30,7 +30,7 @@ def classify(options: ClassifyOptions) -> list[dict[str, Any]]:
     """Prints the five likeliest classes of everything the source names; the network runs fused.
 
     Returns:
-        Per image or frame its ``path``, ``frame`` number and ``top``: pairs of name and probability, the likeliest first.
+        Per image or frame its ``path``, ``frame`` number and ``top``: pairs of name and probability, likeliest first.
 
     Raises:
         UserError: if an option is wrong, the weights are no classifier, or not one input could be read.

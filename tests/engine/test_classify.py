@@ -1,0 +1,101 @@
+"""``yolorep classify``: what it reads, what it prints, what it refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from yolorep.cli import main
+from yolorep.engine.checkpoint import save_checkpoint
+from yolorep.engine.classify import classify, crop
+from yolorep.models.detector import build_network
+from yolorep.nn.reparam import fuse
+from yolorep.options import ClassifyOptions
+
+MODEL = {
+    "nc": 6,
+    "backbone": [[-1, 1, "Normalize", []], [-1, 1, "MobileOneStem", [16]], [-1, 1, "MobileOne", [16, 2, 2]]],
+    "head": [[-1, 1, "Classify", ["nc"]]],
+}
+NAMES = ["red", "green", "blue", "dark", "grey", "bright"]
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for name, colour in (("a", (0, 0, 255)), ("b", (0, 255, 0))):
+        cv2.imwrite(str(folder / f"{name}.png"), np.full((40, 60, 3), colour, np.uint8))
+    return folder
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    network = build_network(MODEL, names=NAMES).eval()
+    save_checkpoint(tmp_path / "classifier.pt", network)
+    return tmp_path / "classifier.pt"
+
+
+def test_probabilities_are_the_unfused_networks(weights: Path, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    results = classify(ClassifyOptions(weights=str(weights), source=str(images), imgsz=32))
+    assert [Path(result["path"]).name for result in results] == ["a.png", "b.png"]
+    torch.manual_seed(0)
+    network = build_network(MODEL, names=NAMES).eval()
+    red = torch.zeros(1, 3, 32, 32)
+    red[:, 0] = 1
+    with torch.inference_mode():
+        expected = network(red)[0].softmax(0)
+    order = expected.argsort(descending=True)[:5].tolist()
+    assert [name for name, _ in results[0]["top"]] == [NAMES[i] for i in order]
+    assert [p for _, p in results[0]["top"]] == pytest.approx([float(expected[i]) for i in order], abs=1e-4)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2 and lines[0].startswith(f"{images / 'a.png'}: {NAMES[order[0]]} ")
+
+
+def test_json_and_unreadable_images(weights: Path, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (images / "c.png").write_bytes(b"no image")
+    assert main(["classify", "--weights", str(weights), "--source", str(images), "--imgsz", "32", "--json"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [len(line["top"]) for line in lines] == [5, 5]
+
+
+def test_fused_checkpoints_run(weights: Path, images: Path, tmp_path: Path) -> None:
+    fused, _ = fuse(build_network(MODEL, names=NAMES).eval(), strict=True)
+    save_checkpoint(tmp_path / "fused.pt", fused, fused=True)
+    assert len(classify(ClassifyOptions(weights=str(tmp_path / "fused.pt"), source=str(images), imgsz=32))) == 2
+
+
+@pytest.mark.parametrize("shape", [(40, 60), (60, 40), (7, 200), (224, 224)])
+def test_crop_is_the_centre(shape: tuple[int, int]) -> None:
+    image = torch.zeros(3, *shape, dtype=torch.uint8)
+    image[:, shape[0] // 2 - 1 : shape[0] // 2 + 1, shape[1] // 2 - 1 : shape[1] // 2 + 1] = 255
+    found = crop(image, 28)
+    assert found.shape == (3, 28, 28)
+    assert found[:, 12:16, 12:16].float().mean() > found.float().mean()
+
+
+def test_refusals(weights: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    detector = build_network("cfg/yolov5n_mobileone.yaml", num_classes=2).eval()
+    save_checkpoint(tmp_path / "detector.pt", detector)
+    (images / "empty").mkdir()
+    (images / "empty" / "x.png").write_bytes(b"no image")
+    for arguments, message in (
+        (["--source", str(images)], "--weights: missing"),
+        (["--weights", str(weights)], "--source is missing"),
+        (["--weights", str(tmp_path / "detector.pt"), "--source", str(images)], "found a detector"),
+        (["--weights", str(tmp_path / "no.pt"), "--source", str(images)], "no such file"),
+        (["--weights", str(weights), "--source", str(images / "empty")], "not one image could be read"),
+    ):
+        assert main(["classify", *arguments, "--imgsz", "32"]) == 2
+        error = capsys.readouterr().err.strip()
+        assert message in error and "\n" not in error
+    for command in ("detect", "export"):
+        more = ["--source", str(images)] if command == "detect" else []
+        assert main([command, "--weights", str(weights), *more]) == 2
+        assert "found a classifier" in capsys.readouterr().err
