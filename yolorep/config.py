@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -101,11 +101,13 @@ class Hyp(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    optimizer: Literal["SGD", "Adam", "AdamW"] = "SGD"
     lr0: Positive = 0.01
     lrf: Positive = 0.01
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.937
     weight_decay: NotNegative = 0.0005
     warmup_epochs: NotNegative = 3.0
+    warmup_share: Share = 1.0  # the warm-up takes at most this share of the run
     warmup_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.8
     warmup_bias_lr: NotNegative = 0.1
     box: NotNegative = 0.05
@@ -115,8 +117,13 @@ class Hyp(BaseModel):
     obj_pw: Positive = 1.0
     iou_t: Share = 0.2  # read by no YOLOv5 loss either; kept because its files have it
     anchor_t: Annotated[float, Field(gt=1)] = 4.0
+    free_box: NotNegative = 7.5  # gains of the anchor-free head's loss, which hold for any image size and class count
+    free_cls: NotNegative = 0.5
+    free_dfl: NotNegative = 1.5
     fl_gamma: Off = 0.0
     nbs: Annotated[int, Field(ge=1)] = 64  # nominal batch size: smaller batches accumulate gradients up to it
+    ema_window: Share = 0.0  # share of the run's optimizer steps that the average spans; 0: YOLOv5's fixed constants
+    close_mosaic: Share = 0.0  # share of the epochs, the last ones, without mosaic and mixup
     hsv_h: Share = 0.015
     hsv_s: Share = 0.7
     hsv_v: Share = 0.4

@@ -82,10 +82,10 @@ def test_from_a_file_the_anchors_and_norms_are_the_files(tmp_path: Path) -> None
     source.head.anchors.copy_(torch.tensor([[[1.0, 2.0], [3.0, 4.0]], [[5.0, 6.0], [7.0, 8.0]]]))
     source.model[0].conv.bn.eps = 0.02
     save_checkpoint(tmp_path / "w.pt", source)
-    assert source.head.placeholder_anchors
+    assert source.head.needs_fitting
     target = starting_model(None, str(tmp_path / "w.pt"), names=("x",))
     assert torch.equal(target.head.anchors, source.head.anchors)
-    assert not target.head.placeholder_anchors
+    assert not target.head.needs_fitting
     assert target.model[0].conv.bn.eps == 0.02
     assert (target.names, target.num_classes) == (("x",), 1)
 

@@ -125,7 +125,7 @@ def same_weights(first: Path, second: Path) -> bool:
 def stop_at(monkeypatch: pytest.MonkeyPatch, iteration: int, error: BaseException) -> None:
     original = Trainer.train_step
 
-    def step(self: Trainer, batch: object, number: int, *, last: bool) -> list[float]:
+    def step(self: Trainer, batch: object, number: int, *, last: bool) -> dict[str, float]:
         if number == iteration:
             raise error
         return original(self, batch, number, last=last)  # type: ignore[arg-type]
@@ -234,7 +234,7 @@ def test_full_disk_keeps_the_last_checkpoint(work: Path, monkeypatch: pytest.Mon
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     original = Trainer.train_step
 
-    def step(self: Trainer, batch: object, number: int, *, last: bool) -> list[float]:
+    def step(self: Trainer, batch: object, number: int, *, last: bool) -> dict[str, float]:
         if number == 3 and real:
             resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
         elif number == 3:

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from tests.losses.test_assign import reference as reference_assignment
 from yolorep.config import Hyp
-from yolorep.losses.anchor import AnchorLoss, AnchorLossGains, LossTerms, level_balance
+from yolorep.losses.anchor import AnchorLoss, AnchorLossGains, level_balance
+from yolorep.losses.terms import LossTerms
 
 ANCHORS = torch.tensor([[[1.2, 1.6], [2.0, 3.7]], [[1.9, 3.8], [3.9, 2.8]], [[3.6, 2.8], [4.8, 6.1]]])
 
@@ -112,9 +113,9 @@ def test_equals_reference(num_classes: int, levels: int, gains: AnchorLossGains)
     targets[:, 0] = torch.arange(2)  # an object an image, so that no cell is taken twice
     terms = AnchorLoss(head, gains)(raw, targets)
     box, obj, cls = reference(head, raw, targets, gains)
-    assert terms.box.item() == pytest.approx(box, rel=1e-4)
-    assert terms.obj.item() == pytest.approx(obj, rel=1e-4)
-    assert terms.cls.item() == pytest.approx(cls, rel=1e-4)
+    assert terms.parts["box"].item() == pytest.approx(box, rel=1e-4)
+    assert terms.parts["obj"].item() == pytest.approx(obj, rel=1e-4)
+    assert terms.parts["cls"].item() == pytest.approx(cls, rel=1e-4)
     assert terms.total.item() == pytest.approx(2 * (box + obj + cls), rel=1e-4)
 
 
@@ -123,10 +124,10 @@ def test_of_two_objects_in_a_cell_the_last_one_gives_the_overlap() -> None:
     # The same centre and nearly the same size: the same anchors and cells are responsible for both.
     first, second = torch.tensor([[0.0, 1, 0.41, 0.52, 0.20, 0.25]]), torch.tensor([[0.0, 2, 0.41, 0.52, 0.25, 0.20]])
     loss = AnchorLoss(head, AnchorLossGains())
-    alone = {name: loss(raw, box).obj.item() for name, box in (("first", first), ("second", second))}
+    alone = {name: loss(raw, box).parts["obj"].item() for name, box in (("first", first), ("second", second))}
     assert alone["first"] != pytest.approx(alone["second"], rel=1e-4)
-    assert loss(raw, torch.cat((first, second))).obj.item() == pytest.approx(alone["second"], rel=1e-6)
-    assert loss(raw, torch.cat((second, first))).obj.item() == pytest.approx(alone["first"], rel=1e-6)
+    assert loss(raw, torch.cat((first, second))).parts["obj"].item() == pytest.approx(alone["second"], rel=1e-6)
+    assert loss(raw, torch.cat((second, first))).parts["obj"].item() == pytest.approx(alone["first"], rel=1e-6)
 
 
 def test_no_targets_leaves_objectness_only() -> None:
@@ -135,8 +136,8 @@ def test_no_targets_leaves_objectness_only() -> None:
         level.requires_grad_()
     terms = AnchorLoss(head, AnchorLossGains())(raw, torch.zeros(0, 6))
     terms.total.backward()
-    assert (terms.box.item(), terms.cls.item()) == (0, 0)
-    assert terms.obj.item() > 0
+    assert (terms.parts["box"].item(), terms.parts["cls"].item()) == (0, 0)
+    assert terms.parts["obj"].item() > 0
     assert all(level.grad[..., 4].abs().sum() > 0 and level.grad[..., :4].abs().sum() == 0 for level in raw.levels)
 
 
@@ -188,7 +189,7 @@ def test_pinned() -> None:
     """Numbers of this implementation, to notice an unintended change."""
     head, raw, targets = make(3)
     terms: LossTerms = AnchorLoss(head, AnchorLossGains(label_smoothing=0.1))(raw, targets)
-    found = [terms.total.item(), terms.box.item(), terms.obj.item(), terms.cls.item()]
+    found = [terms.total.item(), terms.parts["box"].item(), terms.parts["obj"].item(), terms.parts["cls"].item()]
     assert found == pytest.approx(
         [11.568092346191406, 0.12801556289196014, 4.4193220138549805, 1.236708641052246], rel=1e-5
     )

@@ -68,7 +68,7 @@ def test_tags() -> None:
 
 def test_placeholder_anchors() -> None:
     model = build_model(tiny(anchors=3))
-    assert model.head.placeholder_anchors and model.head.anchors.shape == (2, 3, 2)
+    assert model.head.needs_fitting and model.head.anchors.shape == (2, 3, 2)
 
 
 def test_a_word_may_be_none() -> None:

@@ -27,6 +27,14 @@ def test_several_classes_a_box() -> None:
     assert run(multi_label=True) == [(0, 0.9), (1, 0.7), (1, 0.6)]
 
 
+def test_without_suppression_the_best_scores_stay() -> None:
+    assert run(iou=None) == [(0, 0.9), (0, 0.8), (1, 0.6)]
+    assert run(iou=None, multi_label=True) == [(0, 0.9), (0, 0.8), (1, 0.7), (1, 0.6), (1, 0.2)]
+    assert run(iou=None, multi_label=True, max_detections=2) == [(0, 0.9), (0, 0.8)]
+    assert run(iou=None, classes=[1]) == [(1, 0.6)]
+    assert run(iou=None, confidence=0.95) == []
+
+
 def test_class_agnostic() -> None:
     assert run(multi_label=True, class_agnostic=True) == [(0, 0.9), (1, 0.6)]
 

@@ -13,6 +13,7 @@ STATIC = Metadata(
     image_size=(320, 640),
     batch_size=2,
     version="1.2",
+    nms_free=True,
     fuse={"kinds": {"ConvBN": 3}},
 )
 DYNAMIC = Metadata(names=("a",), stride=32, strides=(32,), image_size=None, batch_size=None, version="1.2")
@@ -23,6 +24,11 @@ def test_round_trip(metadata):
     strings = metadata.to_strings()
     assert all(isinstance(value, str) for value in strings.values())
     assert Metadata.from_strings({**strings, "other": "junk"}, path=Path("f.onnx")) == metadata
+
+
+def test_files_that_do_not_say_so_need_nms():
+    strings = {key: value for key, value in STATIC.to_strings().items() if key != "nms_free"}
+    assert not Metadata.from_strings(strings, path=Path("f.onnx")).nms_free
 
 
 def test_says_how_to_prepare_an_image():
@@ -42,6 +48,7 @@ def test_says_how_to_prepare_an_image():
         {"image_size": "[1]"},
         {"image_size": None},
         {"fuse": "3"},
+        {"nms_free": "1"},
     ],
     ids=str,
 )

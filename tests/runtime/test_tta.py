@@ -65,3 +65,10 @@ def test_refuses_a_file_of_one_size():
     backend.image_size = (320, 320)
     with pytest.raises(UserError, match=r"--augment .* exported for 320x320 only: export it with --dynamic"):
         TTA(backend)
+
+
+def test_refuses_what_runs_without_nms():
+    backend = BrightBackend()
+    backend.nms_free = True
+    with pytest.raises(UserError, match="--augment: expected a model with NMS.*leave --augment out"):
+        TTA(backend)

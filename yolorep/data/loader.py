@@ -92,13 +92,14 @@ class _TrainKey(NamedTuple):
     epoch: int
     indices: list[int]
     shape: tuple[int, int]
+    mosaic: bool
 
 
 class _TrainBatches:
     """Makes a training batch from its key. The draws depend on seed, epoch and image only, not on who makes it."""
 
-    def __init__(self, dataset: DetectionDataset, hyp: Hyp, *, seed: int, rect: bool) -> None:
-        self.dataset, self.hyp, self.seed, self.rect = dataset, hyp, seed, rect
+    def __init__(self, dataset: DetectionDataset, hyp: Hyp, *, seed: int) -> None:
+        self.dataset, self.hyp, self.seed = dataset, hyp, seed
 
     def __call__(self, key: _TrainKey) -> Batch:
         height, width = key.shape
@@ -106,7 +107,7 @@ class _TrainBatches:
         targets = []
         for position, index in enumerate(key.indices):
             rng = np.random.default_rng([self.seed, key.epoch, index])
-            image, boxes = self._augment(index, rng, key.shape)
+            image, boxes = self._augment(index, rng, key.shape, mosaic=key.mosaic)
             transforms.write_rgb(image, images[position])
             rows = np.empty((len(boxes), 6), np.float32)
             rows[:, 0] = position
@@ -116,10 +117,10 @@ class _TrainBatches:
         return Batch(torch.from_numpy(images), torch.from_numpy(np.concatenate(targets)), paths)
 
     def _augment(
-        self, index: int, rng: np.random.Generator, shape: tuple[int, int]
+        self, index: int, rng: np.random.Generator, shape: tuple[int, int], *, mosaic: bool
     ) -> tuple[transforms.Image, transforms.Boxes]:
         hyp = self.hyp
-        if not self.rect and rng.random() < hyp.mosaic:
+        if mosaic and rng.random() < hyp.mosaic:
             image, boxes = self._mosaic(index, rng)
             if rng.random() < hyp.mixup:
                 other, other_boxes = self._mosaic(int(rng.integers(len(self.dataset))), rng)
@@ -150,7 +151,7 @@ class _TrainOrder(Sampler[_TrainKey]):
     def __init__(
         self, dataset: DetectionDataset, sampler: EpochSampler, *, batch_size: int, seed: int, rect: bool, stride: int
     ) -> None:
-        self.sampler, self.batch_size, self.seed, self.epoch = sampler, batch_size, seed, 0
+        self.sampler, self.batch_size, self.seed, self.epoch, self.mosaic = sampler, batch_size, seed, 0, True
         self.shape = (dataset.image_size, dataset.image_size)
         self.rect_shapes: NDArray[np.int64] | None = None
         if rect:
@@ -167,7 +168,8 @@ class _TrainOrder(Sampler[_TrainKey]):
         indices = np.fromiter(self.sampler, np.int64)
         if self.rect_shapes is None:
             for start in range(0, len(indices), self.batch_size):
-                yield _TrainKey(self.epoch, indices[start : start + self.batch_size].tolist(), self.shape)
+                members = indices[start : start + self.batch_size].tolist()
+                yield _TrainKey(self.epoch, members, self.shape, self.mosaic)
             return
         # Images of similar aspect share a batch; the sampler's order decides among those of equal aspect.
         indices = indices[np.argsort(self.aspects[indices], kind="stable")]
@@ -175,7 +177,7 @@ class _TrainOrder(Sampler[_TrainKey]):
         for start in np.random.default_rng([self.seed, self.epoch]).permutation(starts):
             members = indices[start : start + self.batch_size]
             height, width = self.rect_shapes[members].max(axis=0).tolist()
-            yield _TrainKey(self.epoch, members.tolist(), (height, width))
+            yield _TrainKey(self.epoch, members.tolist(), (height, width), False)
 
 
 class _Loader(Generic[B]):
@@ -241,9 +243,14 @@ class TrainLoader(_Loader[Batch]):
         self.batch_size = order.batch_size
         self._order = order
 
-    def set_epoch(self, epoch: int) -> None:
-        """Chooses the order and the draws of the next iteration. Call it before every epoch, after resuming too."""
-        self._order.epoch = epoch
+    def set_epoch(self, epoch: int, *, mosaic: bool = True) -> None:
+        """Chooses the order and the draws of the next iteration. Call it before every epoch, after resuming too.
+
+        Args:
+            epoch: counted from 0.
+            mosaic: False leaves mosaic and mixup out, whatever the recipe says.
+        """
+        self._order.epoch, self._order.mosaic = epoch, mosaic
 
 
 class EvalLoader(_Loader[EvalBatch]):
@@ -294,7 +301,7 @@ def train_loader(
         rect=rect,
         stride=stride,
     )
-    batches = _TrainBatches(dataset, hyp, seed=seed, rect=rect)
+    batches = _TrainBatches(dataset, hyp, seed=seed)
     return TrainLoader(order, batches, workers=workers, pin_memory=pin_memory)
 
 

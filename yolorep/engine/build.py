@@ -2,18 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
+from yolorep.engine.autoanchor import fit_anchors
 from yolorep.engine.checkpoint import load_checkpoint
 from yolorep.errors import UserError, suggest
+from yolorep.losses.anchor import AnchorLoss
+from yolorep.losses.anchor_free import AnchorFreeLoss
+from yolorep.losses.terms import LossTerms
 from yolorep.models.detector import Detector
+from yolorep.models.heads.anchor import Detect
+from yolorep.models.heads.anchor_free import DetectFree
+from yolorep.models.heads.base import DetectionHead
+from yolorep.models.heads.raw import Raw
 from yolorep.nn.reparam import fuse
 from yolorep.runtime.base import Backend
 
 #: Endings of files that can be run, and what they are.
 RUNNABLE = {".pt": "checkpoint", ".onnx": "ONNX", ".torchscript": "TorchScript"}
+
+
+@dataclass(frozen=True)
+class HeadTraining:
+    """What training needs to know of a kind of head.
+
+    Attributes:
+        loss: (head, hyperparameters, image_size=, label_smoothing=) -> its loss: (raw maps, targets) -> terms.
+        fit: Fits the head to the data before training: (head, (n, 2) object sizes in pixels, threshold=, seed=,
+            placeholder=); None where there is nothing to fit.
+    """
+
+    loss: Callable[..., Callable[[Raw, Tensor], LossTerms]]
+    fit: Callable[..., None] | None = None
+
+
+#: One row a kind of head.
+HEADS: dict[type[DetectionHead], HeadTraining] = {
+    Detect: HeadTraining(AnchorLoss.from_hyp, fit=fit_anchors),
+    DetectFree: HeadTraining(AnchorFreeLoss.from_hyp),
+}
 
 
 def load_model(weights: str | Path, *, device: torch.device | str = "cpu") -> Detector:
@@ -36,7 +68,12 @@ def load_model(weights: str | Path, *, device: torch.device | str = "cpu") -> De
 
 
 def load_backend(
-    weights: str | Path, *, device: torch.device | None = None, half: bool = False, fused: bool = True
+    weights: str | Path,
+    *,
+    device: torch.device | None = None,
+    half: bool = False,
+    fused: bool = True,
+    nms_free: bool = False,
 ) -> Backend:
     """Makes a checkpoint or an exported file runnable.
 
@@ -45,9 +82,10 @@ def load_backend(
         device: where to run it; the CPU by default.
         half: float16.
         fused: fuse a checkpoint first.
+        nms_free: run its one-to-one branch, which needs no NMS. An exported file has the branch it was exported with.
 
     Raises:
-        UserError: if the file is missing, of an unknown kind, or cannot be run here.
+        UserError: if the file is missing, of an unknown kind, without that branch, or cannot be run here.
     """
     path = Path(weights)
     device = device or torch.device("cpu")
@@ -62,17 +100,24 @@ def load_backend(
         raise UserError(f"{path}: no such file; expected weights ({', '.join(RUNNABLE)})")
     if half and path.suffix != ".pt":
         raise UserError(f"--half: {path} computes in the precision it was exported in; leave --half out")
+    if path.suffix != ".pt":
+        exported = _open_exported(path, device)
+        if nms_free and not exported.nms_free:
+            raise UserError(f"--nms-free: expected a file exported with --nms-free, found {path}, which needs NMS")
+        return exported
+    from yolorep.runtime.pytorch import TorchBackend
+
+    model = load_model(path).for_inference(nms_free=nms_free)
+    if fused:
+        model = fuse(model)[0]
+    return TorchBackend(model, device=device, half=half)
+
+
+def _open_exported(path: Path, device: torch.device) -> Backend:
     if path.suffix == ".onnx":
         from yolorep.runtime.onnx import OnnxBackend
 
         return OnnxBackend(path, device=device)
-    if path.suffix == ".torchscript":
-        from yolorep.runtime.torchscript import TorchScriptBackend
+    from yolorep.runtime.torchscript import TorchScriptBackend
 
-        return TorchScriptBackend(path, device=device)
-    from yolorep.runtime.pytorch import TorchBackend
-
-    model = load_model(path)
-    if fused:
-        model = fuse(model)[0]
-    return TorchBackend(model, device=device, half=half)
+    return TorchScriptBackend(path, device=device)

@@ -18,14 +18,6 @@ if TYPE_CHECKING:
 
     from yolorep.data.annotations import Annotations
 
-_COLUMNS = (
-    "epoch",
-    *(f"train/{term}" for term in ("box", "obj", "cls")),
-    *METRICS,
-    *(f"lr/{group}" for group in ("bias", "weight", "norm")),
-    "seconds",
-)
-
 
 def result_row(result: EpochResult) -> dict[str, str]:
     """One epoch as a row of ``results.csv``; epochs count from 1, and what was not measured stays empty."""
@@ -36,6 +28,12 @@ def result_row(result: EpochResult) -> dict[str, str]:
     }
     row = {name: f"{value:.6g}" for name, value in values.items()}
     return {"epoch": str(result.epoch + 1), **row, "seconds": f"{result.seconds:.2f}"}
+
+
+def _columns(row: Mapping[str, str]) -> list[str]:
+    """The table's columns: those of a row, and the metrics that it has no values for."""
+    losses, rates = ([name for name in row if name.startswith(kind)] for kind in ("train/", "lr/"))
+    return ["epoch", *losses, *METRICS, *rates, "seconds"]
 
 
 class ResultsTable(Callback):
@@ -54,7 +52,7 @@ class ResultsTable(Callback):
         """Add the row."""
         self.rows.append(result_row(result))
         text = io.StringIO()
-        writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
+        writer = csv.DictWriter(text, _columns(self.rows[-1]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(self.rows)
         write_text(self.path, text.getvalue())

@@ -64,6 +64,7 @@ def detect(options: DetectOptions) -> Path | None:
         agnostic_nms=options.agnostic_nms,
         augment=options.augment,
         half=options.half,
+        nms_free=options.nms_free,
     )
     if predictor.image_size != options.imgsz:
         say(f"--imgsz {options.imgsz}: using {predictor.image_size}, {predictor.why_image_size}")

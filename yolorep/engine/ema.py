@@ -35,6 +35,12 @@ class ModelEma:
         """The decay used by update number ``updates``, counted from 1."""
         return self.decay * (1 - math.exp(-updates / self.tau))
 
+    @classmethod
+    def over(cls, model: nn.Module, *, updates: float) -> ModelEma:
+        """An average over about the last ``updates`` updates, and over fewer in the beginning."""
+        updates = max(updates, 1.0)
+        return cls(model, decay=1 - 1 / (updates + 1), tau=updates / 2)
+
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
         """Move the average towards ``model``; call once per optimizer step."""

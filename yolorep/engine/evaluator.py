@@ -58,7 +58,7 @@ def evaluate(
         dataset: what to evaluate on.
         batch_size: images a batch at most.
         confidence: boxes below it are not looked at.
-        iou: NMS threshold.
+        iou: NMS threshold, for a backend that needs NMS.
         max_detections: boxes kept an image.
         rect: rectangular shapes; otherwise squares.
         single_class: all of the model's classes are the data set's only one.
@@ -78,7 +78,7 @@ def evaluate(
         kept = nms(
             decoded,
             confidence=confidence,
-            iou=iou,
+            iou=None if backend.nms_free else iou,
             max_detections=max_detections,
             multi_label=not single_class,
             class_agnostic=single_class,

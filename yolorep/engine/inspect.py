@@ -54,15 +54,16 @@ def info_command(options: InfoOptions) -> dict[str, Any]:
     """
     model, _ = _model(options.weights, options.cfg)
     size = _image_size(options, model)
-    fused, report = fuse(model, image_size=size)
+    # What is trained may have branches that inference does without.
+    fused, report = fuse(model.for_inference() if isinstance(model, Detector) else model, image_size=size)
     layers = layer_table(model, fused, image_size=size)
     if options.profile:
         for layer, trained, deployed in zip(layers, profile(model, size), profile(fused, size), strict=True):
             layer |= {"ms": trained, "ms_fused": deployed}
     info = {
-        "params": report.params,
+        "params": count_parameters(model),
         "params_fused": report.params_fused,
-        "gflops": report.gflops,
+        "gflops": count_flops(model, model.example_input(size)).get("", 0) / 1e9,
         "gflops_fused": report.gflops_fused,
         "image_size": size,
         "strides": list(model.strides) if isinstance(model, Detector) else [],

@@ -45,7 +45,13 @@ class Schedule:
         """Iterations of warm-up; none at all if the recipe asks for none."""
         if self.hyp.warmup_epochs == 0:
             return 0
-        return max(round(self.hyp.warmup_epochs * self.batches), MIN_WARMUP)
+        wanted = max(round(self.hyp.warmup_epochs * self.batches), MIN_WARMUP)
+        return min(wanted, round(self.hyp.warmup_share * self.epochs * self.batches))
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the whole run, as if there were no warm-up of the accumulation."""
+        return self.epochs * math.ceil(self.batches / self.accumulate)
 
     @property
     def accumulate(self) -> int:

@@ -73,6 +73,8 @@ class Predictor:
         agnostic_nms: boxes of different classes suppress each other too.
         augment: test-time augmentation (three scales, one of them flipped).
         half: float16 inference on CUDA. Ignored for a ``Backend``.
+        nms_free: run the one-to-one branch of the head, if it has one, whose boxes need no suppression: ``iou`` then
+            means nothing. Ignored for a ``Backend``.
 
     Attributes:
         names: class names by index.
@@ -96,13 +98,15 @@ class Predictor:
         agnostic_nms: bool = False,
         augment: bool = False,
         half: bool = False,
+        nms_free: bool = False,
     ) -> None:
         if isinstance(weights, Backend):
             backend = weights
         elif isinstance(weights, Detector):
-            backend = TorchBackend(weights, device=select_device(device), half=half)
+            detector = weights.for_inference(nms_free=True) if nms_free else weights
+            backend = TorchBackend(detector, device=select_device(device), half=half)
         else:
-            backend = load_backend(weights, device=select_device(device), half=half)
+            backend = load_backend(weights, device=select_device(device), half=half, nms_free=nms_free)
         if image_size < 1:
             raise UserError(f"image size: expected a positive number of pixels, got {image_size}")
         for name, value in (("confidence", confidence), ("IoU", iou)):
@@ -113,6 +117,8 @@ class Predictor:
         unknown = [index for index in classes or () if not 0 <= index < len(backend.names)]
         if unknown:
             raise UserError(f"classes: expected indices from 0 to {len(backend.names) - 1}, got {unknown}")
+        if agnostic_nms and backend.nms_free:
+            raise UserError("--agnostic-nms: this model runs without NMS; leave it out")
         self._backend = TTA(backend) if augment else backend
         self._confidence = confidence
         self._iou = iou
@@ -172,7 +178,7 @@ class Predictor:
         (detections,) = nms(
             decoded,
             confidence=self._confidence,
-            iou=self._iou,
+            iou=None if self._backend.nms_free else self._iou,
             max_detections=self._max_detections,
             class_agnostic=self._agnostic_nms,
             classes=self._classes,

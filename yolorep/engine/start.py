@@ -79,7 +79,7 @@ def starting_model(
     model = build_model(config, names=names)
     if not cfg:
         set_bn_values(model, checkpoint.bn)
-        model.head.placeholder_anchors = False
+        model.head.needs_fitting = False
     if tuple(names) != checkpoint.names:
         say(f"the data set's {len(names)} classes replace the {len(checkpoint.names)} of {weights}")
     source = checkpoint.state_dict if checkpoint.ema is None else checkpoint.ema

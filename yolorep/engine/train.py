@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Literal, cast, get_type_hints
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import yaml
 from pydantic import TypeAdapter, ValidationError
-from torch import nn
+from torch import Tensor, nn
 
 from yolorep.config import Hyp, find_config, load_hyp, load_yaml, resources_dir
 from yolorep.console import say
@@ -20,8 +20,8 @@ from yolorep.data.catalog import load_data_config
 from yolorep.data.dataset import DetectionDataset
 from yolorep.data.loader import Batch, TrainLoader, train_loader
 from yolorep.data.scan import load_annotations
-from yolorep.engine.autoanchor import fit_anchors, object_sizes
-from yolorep.engine.build import load_backend
+from yolorep.engine.autoanchor import object_sizes
+from yolorep.engine.build import HEADS, load_backend
 from yolorep.engine.callbacks import Announcer, Checkpoints, Plots, ResultsTable, TensorBoardLog
 from yolorep.engine.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from yolorep.engine.device import select_device
@@ -43,8 +43,9 @@ from yolorep.engine.trainer import Callback, MultiScale, Trainer
 from yolorep.engine.val import metrics_dict, table
 from yolorep.errors import UserError, YolorepError, suggest
 from yolorep.files import new_run_dir, write_text
-from yolorep.losses.anchor import AnchorLoss, AnchorLossGains
+from yolorep.losses.terms import LossTerms
 from yolorep.models.detector import Detector
+from yolorep.models.heads.raw import Raw
 from yolorep.options import TrainOptions
 from yolorep.runtime.pytorch import TorchBackend
 
@@ -130,14 +131,15 @@ def new_run(options: TrainOptions) -> Run:
     )
     options = replace(options, imgsz=fit_image_size(options.imgsz, model.max_stride))
     freeze_layers(model, options.freeze or [])
-    if options.noautoanchor and model.head.placeholder_anchors:
+    if options.noautoanchor and model.head.needs_fitting:
         raise UserError(
             f"--noautoanchor: expected anchors in {options.cfg}, found only their number; write them there in pixels, "
             "or let them be fitted"
         )
+    build_loss(model, hyp, options)  # refuses what the head's loss does not offer
     train_set, val_set = load_data(options)
     if not options.noautoanchor:
-        _fit_anchors(model, train_set, hyp, options)
+        _fit_head(model, train_set, hyp, options)
     return Run(options, hyp, device, model, train_set, val_set)
 
 
@@ -240,22 +242,19 @@ def build_trainer(run: Run, folder: Path) -> Trainer:
     schedule = Schedule(
         hyp, epochs=options.epochs, batches=len(loader), batch_size=options.batch_size, cosine=options.cos_lr
     )
-    gains = AnchorLossGains.from_hyp(
-        hyp,
-        num_levels=len(model.strides),
-        num_classes=model.num_classes,
-        image_size=options.imgsz,
-        label_smoothing=options.label_smoothing,
-    )
     trainer = Trainer(
         model=model,
-        loss=AnchorLoss(model.head, gains),
+        loss=build_loss(model, hyp, options),
         optimizer=build_optimizer(
-            options.optimizer, model, lr=hyp.lr0, momentum=hyp.momentum, weight_decay=schedule.weight_decay
+            options.optimizer or hyp.optimizer,
+            model,
+            lr=hyp.lr0,
+            momentum=hyp.momentum,
+            weight_decay=schedule.weight_decay,
         ),
         schedule=schedule,
-        batches=lambda epoch: _epoch_of(loader, epoch),
-        ema=ModelEma(model),
+        batches=lambda epoch: _epoch_of(loader, epoch, mosaic=epoch < round((1 - hyp.close_mosaic) * options.epochs)),
+        ema=ModelEma.over(model, updates=hyp.ema_window * schedule.steps) if hyp.ema_window else ModelEma(model),
         device=run.device,
         evaluate=lambda ema: _score(ema, run),
         evaluate_every_epoch=not options.noval,
@@ -269,6 +268,16 @@ def build_trainer(run: Run, folder: Path) -> Trainer:
         restore_training_state(trainer, run.resumed.training)
     trainer.callbacks = _callbacks(run, folder, epochs_done=trainer.progress.epochs_done)
     return trainer
+
+
+def build_loss(model: Detector, hyp: Hyp, options: TrainOptions) -> Callable[[Raw, Tensor], LossTerms]:
+    """The loss of the model's head.
+
+    Raises:
+        UserError: for an option that this loss does not offer.
+    """
+    make = HEADS[type(model.head)].loss
+    return make(model.head, hyp, image_size=options.imgsz, label_smoothing=options.label_smoothing)
 
 
 def finish(run: Run, folder: Path) -> None:
@@ -354,25 +363,28 @@ def _callbacks(run: Run, folder: Path, *, epochs_done: int) -> list[Callback]:
     return [Announcer(), results, *([tensorboard] if tensorboard else []), checkpoints, plots]
 
 
-def _epoch_of(loader: TrainLoader, epoch: int) -> Iterable[Batch]:
-    loader.set_epoch(epoch)
+def _epoch_of(loader: TrainLoader, epoch: int, *, mosaic: bool) -> Iterable[Batch]:
+    loader.set_epoch(epoch, mosaic=mosaic)
     return loader
 
 
 def _score(model: nn.Module, run: Run) -> Mapping[str, float]:
     assert isinstance(model, Detector)
-    backend = TorchBackend(model, device=run.device)
+    backend = TorchBackend(model.for_inference(), device=run.device)
     # Twice the batch: there are no gradients to hold.
     evaluation = evaluate(backend, run.val_set, batch_size=2 * run.options.batch_size, workers=run.options.workers)
     return evaluation.coco.metrics
 
 
-def _fit_anchors(model: Detector, dataset: DetectionDataset, hyp: Hyp, options: TrainOptions) -> None:
+def _fit_head(model: Detector, dataset: DetectionDataset, hyp: Hyp, options: TrainOptions) -> None:
+    """Fit to the data what the head takes from it, such as anchors."""
+    head = model.head
+    if (fit := HEADS[type(head)].fit) is None:
+        return
     annotations = dataset.annotations
     image_of_box = np.repeat(np.arange(len(annotations)), np.diff(annotations.offsets))
     sizes = object_sizes(annotations.boxes[:, 3:5], annotations.sizes[image_of_box], image_size=options.imgsz)
-    placeholder = model.head.placeholder_anchors
-    fit_anchors(model.head, sizes, threshold=hyp.anchor_t, seed=options.seed, placeholder=placeholder)
+    fit(head, sizes, threshold=hyp.anchor_t, seed=options.seed, placeholder=head.needs_fitting)
 
 
 def _autocast(device: torch.device, *, bf16: bool) -> torch.dtype | None:

@@ -17,7 +17,7 @@ from yolorep.console import progress
 from yolorep.engine.ema import ModelEma
 from yolorep.engine.optim import Schedule
 from yolorep.errors import YolorepError
-from yolorep.losses.anchor import LossTerms
+from yolorep.losses.terms import LossTerms
 
 #: Largest norm of the gradient of one optimizer step.
 MAX_GRADIENT_NORM = 10.0
@@ -40,7 +40,7 @@ class EpochResult:
 
     Attributes:
         epoch: Number of the epoch, from 0.
-        losses: Mean ``box``, ``obj`` and ``cls`` terms of the epoch.
+        losses: Mean of each of the loss's terms over the epoch, such as ``box``, ``obj`` and ``cls``.
         metrics: Metrics of the averaged weights (``AP``, ``AP50``, …); empty if not evaluated.
         learning_rates: Learning rate of each parameter group in the last iteration.
         seconds: Duration, evaluation included.
@@ -180,23 +180,23 @@ class Trainer:
         self._pending = 0
         batches = self.batches(epoch)
         count = self.schedule.batches
-        sums = np.zeros(3)
+        sums: dict[str, float] = {}
         seen = 0
         label = f"epoch {epoch + 1}/{self.schedule.epochs}"
 
         def status() -> str:
-            box, obj, cls = sums / max(seen, 1)
-            return f"box {box:.4f} obj {obj:.4f} cls {cls:.4f}"
+            return " ".join(f"{name} {value / max(seen, 1):.4f}" for name, value in sums.items())
 
         for index, batch in enumerate(progress(batches, total=count, desc=label, unit="batch", status=status)):
             iteration = epoch * count + index
-            sums += self.train_step(batch, iteration, last=index + 1 == count)
+            for name, value in self.train_step(batch, iteration, last=index + 1 == count).items():
+                sums[name] = sums.get(name, 0.0) + value
             seen += 1
             for callback in self.callbacks:
                 callback.on_batch(self, batch, iteration)
-        return dict(zip(("box", "obj", "cls"), (sums / max(seen, 1)).tolist(), strict=True))
+        return {name: value / max(seen, 1) for name, value in sums.items()}
 
-    def train_step(self, batch: TrainBatch, iteration: int, *, last: bool) -> list[float]:
+    def train_step(self, batch: TrainBatch, iteration: int, *, last: bool) -> dict[str, float]:
         """One batch: forward, loss, backward, and an optimizer step once enough batches have come together.
 
         Args:
@@ -205,7 +205,7 @@ class Trainer:
             last: The epoch's last batch is always followed by an optimizer step: an epoch leaves nothing behind.
 
         Returns:
-            The loss terms box, obj and cls.
+            The loss's terms by name.
         """
         images = batch.images.to(self.device, non_blocking=True, memory_format=torch.channels_last).float() / 255
         targets = batch.targets.to(self.device, non_blocking=True)
@@ -265,16 +265,18 @@ class Trainer:
         return False
 
 
-def _finite(terms: LossTerms, iteration: int) -> list[float]:
+def _finite(terms: LossTerms, iteration: int) -> dict[str, float]:
     """The terms' values, read with a single synchronization.
 
     Raises:
         NonFiniteLoss: naming the terms.
     """
-    total, box, obj, cls = torch.stack((terms.total.detach(), terms.box, terms.obj, terms.cls)).tolist()
+    total, *values = torch.stack((terms.total.detach(), *terms.parts.values())).tolist()
+    parts = dict(zip(terms.parts, values, strict=True))
     if not math.isfinite(total):
         raise NonFiniteLoss(
-            f"the loss is not finite in iteration {iteration}: box {box:.4g}, obj {obj:.4g}, cls {cls:.4g} "
+            f"the loss is not finite in iteration {iteration}: "
+            f"{', '.join(f'{name} {value:.4g}' for name, value in parts.items())} "
             "(finite terms are fine). Lower lr0 or check the labels; checkpoints of finished epochs are kept"
         )
-    return [box, obj, cls]
+    return parts

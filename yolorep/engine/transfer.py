@@ -41,49 +41,49 @@ def transfer_weights(
 ) -> TransferReport:
     """Copy weights into a model.
 
-    If the class names differ, the predictors' rows for boxes and objectness are taken over and only those for classes
+    If the class names differ, the head's rows for boxes (and objectness) are taken over and only those for classes
     keep their initial values.
 
     Args:
         model: The model to fill.
         source: State dict of the other model.
         names: Class names of the other model.
-        anchors: Take over the anchors too.
+        anchors: Take over the anchors too, and whatever else a head has from its model file.
     """
-    prefix = next(name for name, module in model.named_modules() if module is model.head)
+    head = model.head
+    prefix = next(name for name, module in model.named_modules() if module is head) + "."
     classes_kept = tuple(names) == tuple(model.names)
     transferred: list[str] = []
     missing: list[str] = []
     for name, mine in model.state_dict().items():
         theirs = source.get(name)
-        if name == f"{prefix}.anchors" and not anchors:
-            theirs = None
-        if theirs is None:
-            missing.append(name)
-            continue
-        if name.startswith(f"{prefix}.m."):
-            num_anchors = model.head.anchors.shape[1]
-            taken = _copy_rows(mine, theirs, num_anchors, num_classes=len(names), classes=classes_kept)
+        inside = name.removeprefix(prefix) if name.startswith(prefix) else None
+        if theirs is None or (inside in head.from_config and not anchors):
+            taken = False
+        elif inside is not None and not classes_kept:
+            rows = (head.class_rows(inside, count) for count in (model.num_classes, len(names)))
+            taken = _copy_rows(mine, theirs, *rows)
         else:
-            taken = mine.shape == theirs.shape
-            if taken:
-                mine.copy_(theirs)
+            taken = _copy(mine, theirs)
         (transferred if taken else missing).append(name)
-    outside = sum(not name.startswith(f"{prefix}.") for name in transferred)
+    outside = sum(not name.startswith(prefix) for name in transferred)
     return TransferReport(tuple(transferred), tuple(missing), classes_kept, outside)
 
 
-def _copy_rows(mine: Tensor, theirs: Tensor, num_anchors: int, *, num_classes: int, classes: bool) -> bool:
-    """Copy the rows of a predictor, (na · (5 + nc), …), anchor by anchor; whether shapes allowed it.
-
-    ``num_classes`` is theirs; ``classes`` says whether they are mine too.
-    """
-    if theirs.shape != (num_anchors * (5 + num_classes), *mine.shape[1:]):
+def _copy(mine: Tensor, theirs: Tensor) -> bool:
+    """Copy a tensor; whether shapes allowed it."""
+    if mine.shape != theirs.shape:
         return False
-    my_rows = mine.unflatten(0, (num_anchors, -1))
-    their_rows = theirs.unflatten(0, (num_anchors, -1))
-    if classes:
-        my_rows.copy_(their_rows)
-    else:
-        my_rows[:, :5] = their_rows[:, :5].to(my_rows)
+    mine.copy_(theirs)
+    return True
+
+
+def _copy_rows(mine: Tensor, theirs: Tensor, my_classes: Tensor | None, their_classes: Tensor | None) -> bool:
+    """Copy the rows that stand for no class; whether shapes allowed it and there were any."""
+    if my_classes is None or their_classes is None:
+        return _copy(mine, theirs)
+    rest = ~my_classes
+    if theirs.shape != (len(their_classes), *mine.shape[1:]) or not rest.any():
+        return False
+    mine[rest] = theirs[~their_classes].to(mine)
     return True

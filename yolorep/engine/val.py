@@ -37,7 +37,11 @@ def val(options: ValOptions) -> Path:
         UserError: if weights, data or both do not fit.
     """
     backend = load_backend(
-        options.weights, device=select_device(options.device), half=options.half, fused=not options.no_fuse
+        options.weights,
+        device=select_device(options.device),
+        half=options.half,
+        fused=not options.no_fuse,
+        nms_free=options.nms_free,
     )
     data = options.data or _training_data(Path(options.weights))
     config = load_data_config(data, download=options.download)

@@ -54,7 +54,7 @@ def export(options: ExportOptions) -> list[Path]:
     if not options.weights:
         raise UserError("--weights: missing; expected a checkpoint (.pt)")
     weights = Path(options.weights)
-    model = load_model(weights)
+    model = load_model(weights).for_inference(nms_free=options.nms_free)
     size = fit_image_size(options.imgsz, model.max_stride)
     fused, report = fuse(model, image_size=size)
     say(f"{weights}: fused {len(report.records)} blocks, {report.params:,} -> {report.params_fused:,} parameters")
@@ -67,6 +67,7 @@ def export(options: ExportOptions) -> list[Path]:
         image_size=None if options.dynamic else (size, size),
         batch_size=None if options.dynamic else options.batch_size,
         version=yolorep.__version__,
+        nms_free=fused.nms_free,
         fuse=report.to_dict(),
     )
     files = []
@@ -146,4 +147,6 @@ def export_model(
         except (UserError, ExportError) as error:
             raise ExportError(f"{target}: not written: {str(error).replace(str(temporary), 'the file')}") from error
         size = temporary.stat().st_size
+    if metadata.nms_free:
+        form += ", needs no NMS"
     return f"{target}: {size / 1e6:.1f} MB, {form}; {comparison}"

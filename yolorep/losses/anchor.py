@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from yolorep.losses.assign import assign_anchors
+from yolorep.losses.terms import LossTerms
 from yolorep.ops.boxes import ciou, cxcywh_to_xyxy
 
 if TYPE_CHECKING:
@@ -22,23 +23,6 @@ class AnchorHead(Protocol):
 
     num_classes: int
     anchors: Tensor  # (nl, na, 2) in stride units
-
-
-@dataclass(frozen=True)
-class LossTerms:
-    """A loss and what it is made of: scalars, gains applied.
-
-    Attributes:
-        total: What to differentiate: the sum of the terms times the batch size.
-        box: The localization term (detached).
-        obj: The objectness term (detached).
-        cls: The classification term (detached).
-    """
-
-    total: Tensor
-    box: Tensor
-    obj: Tensor
-    cls: Tensor
 
 
 @dataclass(frozen=True)
@@ -100,6 +84,18 @@ class AnchorLoss:
         self.gains = gains
         self.balance = level_balance(head.anchors.shape[0])
 
+    @classmethod
+    def from_hyp(cls, head: AnchorHead, hyp: Hyp, *, image_size: int, label_smoothing: float = 0.0) -> AnchorLoss:
+        """The loss of a head with the gains of :meth:`AnchorLossGains.from_hyp`."""
+        gains = AnchorLossGains.from_hyp(
+            hyp,
+            num_levels=head.anchors.shape[0],
+            num_classes=head.num_classes,
+            image_size=image_size,
+            label_smoothing=label_smoothing,
+        )
+        return cls(head, gains)
+
     def __call__(self, raw: Raw, targets: Tensor) -> LossTerms:
         """Compute the loss, in float32 whatever the predictions' dtype.
 
@@ -115,7 +111,7 @@ class AnchorLoss:
             box, obj, cls = (torch.stack(term).sum() for term in zip(*terms, strict=True))
             box, obj, cls = box * self.gains.box, obj * self.gains.obj, cls * self.gains.cls
         total = (box + obj + cls) * raw.levels[0].shape[0]
-        return LossTerms(total=total, box=box.detach(), obj=obj.detach(), cls=cls.detach())
+        return LossTerms(total, {"box": box.detach(), "obj": obj.detach(), "cls": cls.detach()})
 
     def _level(self, level: Tensor, index: int, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Box, objectness and class terms of one level, before the gains."""

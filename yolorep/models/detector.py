@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from torch import Tensor
 import yolorep.nn  # noqa: F401  (registers the row types, as importing the heads does)
 from yolorep.errors import UserError
 from yolorep.models.classifier import Classifier
-from yolorep.models.heads.anchor import Detect
+from yolorep.models.heads.base import DetectionHead
 from yolorep.models.heads.classify import Classify
 from yolorep.models.heads.raw import Raw
 from yolorep.models.network import PROBE, Network
@@ -30,11 +31,16 @@ class Detector(Network):
     strides: tuple[int, ...]
 
     @property
-    def head(self) -> Detect:
+    def head(self) -> DetectionHead:
         """The last layer."""
         head = self.model[-1]
-        assert isinstance(head, Detect)
+        assert isinstance(head, DetectionHead)
         return head
+
+    @property
+    def nms_free(self) -> bool:
+        """Whether what is decoded holds one box an object, so that nothing has to be suppressed."""
+        return self.head.nms_free
 
     def forward(self, images: Tensor) -> Raw:
         """RGB images (batch, 3, h, w) in 0..1, h and w multiples of ``max_stride``, to the head's raw maps.
@@ -54,6 +60,23 @@ class Detector(Network):
     def decode(self, raw: Raw) -> Decoded:
         """Boxes in pixels of the network input, and scores."""
         return self.head.decode(raw)
+
+    def for_inference(self, *, nms_free: bool = False) -> Detector:
+        """A copy that computes only what inference uses of its head's branches; :func:`fuse` it afterwards.
+
+        Args:
+            nms_free: keep the one-to-one branch, whose boxes need no suppression, instead of the one-to-many branch.
+
+        Raises:
+            UserError: if the head has no such branch.
+        """
+        try:
+            head = self.head.for_inference(nms_free=nms_free)
+        except ValueError as error:
+            raise UserError(f"{'--nms-free' if nms_free else 'NMS'}: {error}") from error
+        model = copy.deepcopy(self)
+        model.model[-1] = head
+        return model
 
     def _bind(self, output: Raw) -> None:
         sides = [level.shape[2] for level in output.levels]
@@ -89,13 +112,13 @@ def build_network(
         config = replace(config, num_classes=num_classes)
     graph = build_graph(config)
     head = graph[-1]
-    assert isinstance(head, Detect | Classify)
+    assert isinstance(head, DetectionHead | Classify)
     if head.num_classes != config.num_classes:
         raise UserError(
             f"{config.source}: the {type(head).__name__} row says {head.num_classes} classes, but there are "
             f"{config.num_classes}: write nc there"
         )
-    kind = Detector if isinstance(head, Detect) else Classifier
+    kind = Detector if isinstance(head, DetectionHead) else Classifier
     try:
         return kind(graph, config, names=names or kind.default_names(config.num_classes))
     except BUILD_ERRORS as error:  # shapes that do not meet, in a file whose rows are right one by one
@@ -112,7 +135,7 @@ def build_model(
     network = build_network(config, num_classes=num_classes, names=names)
     if not isinstance(network, Detector):
         raise UserError(
-            f"{network.config.source}: expected a detector, whose last row is Detect, found a classifier; "
+            f"{network.config.source}: expected a detector, with a last row such as Detect, found a classifier; "
             "it runs with 'yolorep classify'"
         )
     return network

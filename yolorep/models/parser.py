@@ -359,8 +359,9 @@ def _build(spec: LayerSpec, inputs: Sequence[int], scale: Scale, keywords: Mappi
 
 def _construct(row_type: RowType, plan: Plan, spec: LayerSpec, keywords: Mapping[str, Any]) -> nn.Module:
     signature = inspect.signature(row_type.factory)
+    known = {key: value for key, value in keywords.items() if key in signature.parameters}
     try:
-        bound = signature.bind(*plan.args, **{key: keywords[key] for key in keywords if key in signature.parameters})
+        bound = signature.bind(*plan.args, **plan.keywords, **known)
     except TypeError as error:
         form = [str(p) for p in signature.parameters.values() if p.kind is not p.KEYWORD_ONLY]
         raise ValueError(

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from yolorep.errors import FuseError, suggest
 from yolorep.nn.conv import ConvBN, StridedPointwise
 from yolorep.nn.kernels import ConvKernel, merged
-from yolorep.nn.reparam import Model, Reparameterizable, _units
+from yolorep.nn.reparam import Model, Reparameterizable, outermost_units
 
 #: Kind of rule to the number of k×k branches it makes unless told otherwise.
 KINDS = {"mobileone": 4, "repvgg": 1}
@@ -167,7 +167,7 @@ def expand_(model: Model, rule: ExpandRule, *, keep: Iterable[nn.Module] = ()) -
     """
     kept = {id(part) for module in keep for part in module.modules()}
     expanded: dict[int, ExpandedConv] = {}
-    for name, unit in list(_units(model)):
+    for name, unit in list(outermost_units(model)):
         if id(unit) in kept or not isinstance(unit, ConvBN) or not _gains(unit, rule):
             continue
         if id(unit) not in expanded:

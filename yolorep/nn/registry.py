@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
 from torch import nn
@@ -48,6 +48,7 @@ class Plan:
 
     args: tuple[Any, ...]
     out_channels: int
+    keywords: Mapping[str, Any] = field(default_factory=dict)
 
 
 #: (input channels, arguments, multipliers) -> Plan
@@ -86,8 +87,8 @@ def concatenates(in_channels: Sequence[int], args: Sequence[Any], scale: Scale) 
 
 
 def ends(in_channels: Sequence[int], args: Sequence[Any], scale: Scale) -> Plan:
-    """A head: called with its arguments and the list of input channels."""
-    return Plan((*args, list(in_channels)), 0)
+    """A head: called with its arguments, and the list of input channels as ``in_channels``."""
+    return Plan(tuple(args), 0, {"in_channels": list(in_channels)})
 
 
 @dataclass(frozen=True)

@@ -265,7 +265,7 @@ class _Draft:
 def _replace_units(work: Model, drafts: list[_Draft], *, prove: bool) -> Model:
     """Replaces every outermost Reparameterizable by its convolution, at every place a shared one is used."""
     replaced: dict[int, nn.Module] = {}
-    for name, unit in list(_units(work)):
+    for name, unit in list(outermost_units(work)):
         if id(unit) not in replaced:
             _refuse_hooks(name, unit)
             conv = _named(name, unit.to_conv)
@@ -279,13 +279,17 @@ def _replace_units(work: Model, drafts: list[_Draft], *, prove: bool) -> Model:
     return work
 
 
-def _units(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, Reparameterizable]]:
+def outermost_units(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, Reparameterizable]]:
+    """Every place (name, unit) at which a Reparameterizable stands that is no part of another one.
+
+    A shared unit comes once for each of its places.
+    """
     if isinstance(module, Reparameterizable):
         yield prefix, module
         return
     for name, child in module._modules.items():  # named_children() would hide the second use of a shared module
         if child is not None:
-            yield from _units(child, f"{prefix}.{name}" if prefix else name)
+            yield from outermost_units(child, f"{prefix}.{name}" if prefix else name)
 
 
 def _fold_blocks(work: nn.Module, drafts: list[_Draft], *, prove: bool) -> None:

@@ -19,7 +19,7 @@ def nms(
     decoded: Decoded,
     *,
     confidence: float,
-    iou: float,
+    iou: float | None,
     max_detections: int,
     multi_label: bool = False,
     class_agnostic: bool = False,
@@ -30,7 +30,8 @@ def nms(
     Args:
         decoded: candidates of a batch, boxes in pixels of the network input.
         confidence: candidates must score above this.
-        iou: of two boxes of one class that overlap more than this, the lower one goes.
+        iou: of two boxes of one class that overlap more than this, the lower one goes; None keeps both, for candidates
+            of which there is one an object.
         max_detections: boxes kept an image.
         multi_label: a box may be kept for several classes (evaluation); otherwise for its best one only.
         class_agnostic: boxes of different classes suppress each other too.
@@ -55,10 +56,14 @@ def nms(
             score, best = score.topk(MAX_CANDIDATES)
             index, label = index[best], label[best]
         candidates = boxes[index].float()
-        groups = torch.zeros_like(label) if class_agnostic else label
-        # batched_nms keeps classes apart by offsets that take coordinates to be positive; boxes may leave the image.
-        origin = candidates.min() if len(candidates) else 0.0
-        keep = batched_nms(candidates - origin, score.float(), groups, iou)[:max_detections]
+        if iou is None:
+            keep = score.argsort(descending=True, stable=True)[:max_detections]
+        else:
+            groups = torch.zeros_like(label) if class_agnostic else label
+            # batched_nms keeps classes apart by offsets that take coordinates to be positive; boxes may leave the
+            # image.
+            origin = candidates.min() if len(candidates) else 0.0
+            keep = batched_nms(candidates - origin, score.float(), groups, iou)[:max_detections]
         results.append(
             Detections(
                 xyxy=candidates[keep].cpu().numpy(),

@@ -21,12 +21,14 @@ class Backend(ABC):
         image_size: the only (height, width) in pixels accepted; None if any multiple of ``stride``.
         batch_size: the batch size the file was made for; None if any. Callers may pass any number of images all the
             same: they are cut into batches, and the last one is filled up.
+        nms_free: there is one candidate an object, so that nothing has to be suppressed.
     """
 
     names: tuple[str, ...]
     stride: int
     image_size: tuple[int, int] | None
     batch_size: int | None
+    nms_free: bool = False
 
     def __call__(self, images: Tensor) -> Decoded:
         """Runs a batch.

@@ -32,6 +32,7 @@ class Metadata:
         image_size: the only (height, width) in pixels the file takes; None if any multiples of ``stride``.
         batch_size: the only batch size the file takes; None if any.
         version: the yolorep that wrote the file.
+        nms_free: there is one candidate an object: the best scores are the detections, without NMS.
         fuse: the report of the fuse the file was made from.
     """
 
@@ -41,6 +42,7 @@ class Metadata:
     image_size: tuple[int, int] | None
     batch_size: int | None
     version: str
+    nms_free: bool = False
     fuse: Mapping[str, Any] = field(default_factory=dict)
 
     def to_strings(self) -> dict[str, str]:
@@ -53,6 +55,7 @@ class Metadata:
             "image_size": self.image_size,
             "batch_size": self.batch_size,
             "dynamic": self.image_size is None,
+            "nms_free": self.nms_free,
             "preprocessing": PREPROCESSING,
             "fuse": dict(self.fuse),
         }
@@ -83,9 +86,17 @@ class Metadata:
                 image_size=None if image_size is None else (int(image_size[0]), int(image_size[1])),
                 batch_size=None if batch_size is None else int(batch_size),
                 version=str(values["yolorep"]),
+                nms_free=_flag(strings.get("nms_free", "false")),  # files of before there was a choice need NMS
                 fuse=dict(values["fuse"]),
             )
         except (KeyError, IndexError, TypeError, ValueError) as error:
             raise UserError(
                 f"{path}: expected the metadata of 'yolorep export', found a fault in it: {error}"
             ) from error
+
+
+def _flag(text: str) -> bool:
+    value = json.loads(text)
+    if not isinstance(value, bool):
+        raise ValueError(f"nms_free {text}")
+    return value

@@ -51,6 +51,7 @@ class OnnxBackend(Backend):
         self.stride = metadata.stride
         self.image_size = metadata.image_size
         self.batch_size = metadata.batch_size
+        self.nms_free = metadata.nms_free
         self.metadata = metadata
 
     def _run(self, images: Tensor) -> Decoded:

@@ -39,6 +39,7 @@ class TorchBackend(Backend):
         self.stride = model.max_stride
         self.image_size = None
         self.batch_size = None
+        self.nms_free = model.nms_free
 
     @torch.inference_mode()
     def _run(self, images: Tensor) -> Decoded:

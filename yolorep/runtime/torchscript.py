@@ -46,6 +46,7 @@ class TorchScriptBackend(Backend):
         self.stride = self.metadata.stride
         self.image_size = self.metadata.image_size
         self.batch_size = self.metadata.batch_size
+        self.nms_free = self.metadata.nms_free
 
     @torch.inference_mode()
     def _run(self, images: Tensor) -> Decoded:

@@ -22,7 +22,7 @@ class TTA(Backend):
     passes agree on.
 
     Raises:
-        UserError: if the backend takes one image size only.
+        UserError: if the backend takes one image size only, or its candidates are not for NMS.
     """
 
     def __init__(self, backend: Backend) -> None:
@@ -31,6 +31,11 @@ class TTA(Backend):
             raise UserError(
                 f"--augment runs the model at several sizes, but it was exported for {height}x{width} only: "
                 "export it with --dynamic, or leave --augment out"
+            )
+        if backend.nms_free:
+            raise UserError(
+                "--augment: expected a model with NMS, which merges the passes, found one that runs without; "
+                "leave --augment out"
             )
         self._backend = backend
         self.names = backend.names

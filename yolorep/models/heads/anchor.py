@@ -8,13 +8,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from yolorep.models.heads.base import DetectionHead, check_classes
 from yolorep.models.heads.raw import Raw
 from yolorep.nn.registry import ends, register
 from yolorep.ops.decode import Decoded, decode_anchors
 
 
 @register(repeats="once", channels=ends)
-class Detect(nn.Module):
+class Detect(DetectionHead):
     """One 1×1 convolution a level that predicts boxes relative to anchors: ``[nc, anchors]``.
 
     Args:
@@ -25,10 +26,10 @@ class Detect(nn.Module):
 
     Attributes:
         anchors: (levels, anchors, 2) buffer of sizes in units of the level's stride.
-        strides: pixels per cell of each level; known once the model is built.
     """
 
     anchors: Tensor
+    from_config = frozenset({"anchors"})
 
     def __init__(
         self, num_classes: int, anchors: Sequence[Sequence[float]] | int | None, in_channels: Sequence[int]
@@ -36,16 +37,14 @@ class Detect(nn.Module):
         super().__init__()
         if anchors is None:
             raise ValueError("anchors: missing; give widths and heights for every level, or a number of anchors")
-        if not isinstance(num_classes, int) or num_classes < 1:
-            raise ValueError(f"expected at least 1 class, found {num_classes!r}")
-        self.placeholder_anchors = isinstance(anchors, int)
+        self.num_classes = check_classes(num_classes)
+        self.needs_fitting = isinstance(anchors, int)
         if isinstance(anchors, int):
             anchors = [list(range(2 * anchors))] * len(in_channels)
         if len(anchors) != len(in_channels):
             raise ValueError(f"expected anchors for {len(in_channels)} levels, found {len(anchors)}")
         if len({len(level) for level in anchors}) != 1 or len(anchors[0]) % 2 or not anchors[0]:
             raise ValueError("expected the same number of anchors in every level, each a width and a height")
-        self.num_classes = num_classes
         self.num_anchors = len(anchors[0]) // 2
         self.strides: tuple[int, ...] = (1,) * len(anchors)
         self.register_buffer("anchors", torch.tensor(anchors, dtype=torch.float32).view(len(anchors), -1, 2))
@@ -77,5 +76,11 @@ class Detect(nn.Module):
                 bias[:, 5:] += math.log(0.6 / (self.num_classes - 0.99999))
 
     def decode(self, raw: Raw) -> Decoded:
-        """Boxes in pixels of the network input, and scores."""
         return decode_anchors(raw.levels, self.anchors, self.strides)
+
+    def class_rows(self, name: str, num_classes: int) -> Tensor | None:
+        if not name.startswith("m."):
+            return None
+        rows = torch.zeros(self.num_anchors, 5 + num_classes, dtype=torch.bool)
+        rows[:, 5:] = True
+        return rows.flatten()

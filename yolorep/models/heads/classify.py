@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from yolorep.models.heads.base import check_classes
 from yolorep.nn.registry import ends, register
 
 
@@ -18,8 +19,7 @@ class Classify(nn.Module):
 
     def __init__(self, num_classes: int, in_channels: Sequence[int]) -> None:
         super().__init__()
-        if not isinstance(num_classes, int) or num_classes < 1:
-            raise ValueError(f"expected at least 1 class, found {num_classes!r}")
+        check_classes(num_classes)
         if len(in_channels) != 1:
             raise ValueError(f"Classify reads one feature, found {len(in_channels)} in 'from'")
         self.num_classes = num_classes

@@ -1,0 +1,180 @@
+"""The loss of the anchor-free head: classes everywhere, boxes where the task-aligned assigner says so."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from yolorep.errors import UserError
+from yolorep.losses.tal import Positives, assign_aligned
+from yolorep.losses.terms import LossTerms
+from yolorep.ops.boxes import ciou, cxcywh_to_xyxy
+from yolorep.ops.decode import boxes_around, cell_centres, flatten_levels, side_distances
+
+if TYPE_CHECKING:
+    from yolorep.config import Hyp
+    from yolorep.models.heads.raw import Raw
+
+#: Cells an object takes at most in the one-to-many branch; and in the one-to-one branch, where one of them remains:
+#: seven give an object whose best cell goes to another one a second choice.
+TOP_K, TOP_K_ONE = 10, 7
+
+
+class DistanceHead(Protocol):
+    """What the loss needs to know of a head."""
+
+    num_classes: int
+    reg_max: int
+    strides: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class AnchorFreeLossGains:
+    """The weights inside the loss.
+
+    Attributes:
+        box: Weight of the localization term.
+        cls: Weight of the classification term.
+        dfl: Weight of the distances' own term.
+    """
+
+    box: float = 7.5
+    cls: float = 0.5
+    dfl: float = 1.5
+
+
+class AnchorFreeLoss:
+    """Loss of raw predictions against targets.
+
+    Every term is a sum over the batch divided by the sum of the class scores wanted (at least 1):
+
+    - ``cls``: binary cross-entropy of all cells and classes, with the assigner's soft targets;
+    - ``box``: 1 - CIoU of the positives, weighted by their targets;
+    - ``dfl``: cross-entropy of the two distances beside the true one (distribution focal loss, Li et al. 2020,
+      arXiv:2006.04388), weighted likewise; for a head that predicts distances themselves it is ``l1`` instead, the
+      difference as a share of the image.
+
+    A one-to-one branch has the same loss, but for the number of cells an object takes, and the terms are added.
+
+    Args:
+        head: The head whose predictions are judged.
+        gains: Weights of the terms.
+
+    Attributes:
+        one2many: Weight of the one-to-many branch.
+        one2one: Weight of the one-to-one branch.
+    """
+
+    def __init__(self, head: DistanceHead, gains: AnchorFreeLossGains | None = None) -> None:
+        self.head = head
+        self.gains = gains or AnchorFreeLossGains()
+        self.one2many = 1.0
+        self.one2one = 1.0
+
+    @classmethod
+    def from_hyp(cls, head: DistanceHead, hyp: Hyp, *, image_size: int, label_smoothing: float = 0.0) -> AnchorFreeLoss:
+        """The loss of a head with the gains of ``hyp``, which hold for any image size and number of classes.
+
+        Raises:
+            UserError: for label smoothing.
+        """
+        if label_smoothing:
+            raise UserError(
+                f"--label-smoothing {label_smoothing:g}: the targets of an anchor-free head are soft already; "
+                "leave it out"
+            )
+        return cls(head, AnchorFreeLossGains(box=hyp.free_box, cls=hyp.free_cls, dfl=hyp.free_dfl))
+
+    def __call__(self, raw: Raw, targets: Tensor) -> LossTerms:
+        """Compute the loss, in float32 whatever the predictions' dtype.
+
+        Args:
+            raw: Per level (b, 4 * reg_max + nc, h, w), and the same of the one-to-one branch where there is one.
+            targets: Objects, (n, 6) ``image, class, cx, cy, w, h`` normalized to the network input, on the same device.
+
+        Returns:
+            The terms; ``total`` is the only one that carries gradients.
+        """
+        with torch.autocast(raw.levels[0].device.type, enabled=False):
+            parts = self.one2many * self._branch(raw.levels, targets, one_to_one=False)
+            if raw.one2one is not None:
+                parts = parts + self.one2one * self._branch(raw.one2one, targets, one_to_one=True)
+            total = parts.sum() * raw.levels[0].shape[0]
+        names = ("box", "cls", "l1" if self.head.reg_max == 1 else "dfl")
+        return LossTerms(total, dict(zip(names, parts.detach(), strict=True)))
+
+    def _branch(self, levels: Sequence[Tensor], targets: Tensor, *, one_to_one: bool) -> Tensor:
+        """The terms box, cls, dfl of a branch, gains applied: (3,)."""
+        head, gains = self.head, self.gains
+        channels = (4 * head.reg_max, head.num_classes)
+        sides, logits = flatten_levels([level.float() for level in levels], channels)
+        centres, pixels = cell_centres(levels, head.strides)
+        centres, pixels = centres.float(), pixels.float()
+        height, width = (side * head.strides[0] for side in levels[0].shape[2:])
+        size = pixels.new_tensor((width, height, width, height))
+        image, class_id = targets[:, 0].long(), targets[:, 1].long()
+        truth = cxcywh_to_xyxy(targets[:, 2:6].float() * size)
+        with torch.no_grad():
+            boxes = boxes_around(centres, side_distances(sides, head.reg_max) * pixels)
+        positives = assign_aligned(
+            logits.detach(),
+            boxes,
+            centres,
+            image=image,
+            class_id=class_id,
+            truth=truth,
+            smallest=head.strides[min(1, len(head.strides) - 1)],
+            top_k=TOP_K_ONE if one_to_one else TOP_K,
+            one_to_one=one_to_one,
+        )
+        score = positives.score
+        share = score.sum().clamp(min=1)
+        # Binary cross-entropy of logit x and target t is softplus(x) - x t, and few targets are not 0.
+        cls = (
+            F.softplus(logits).sum()
+            - (logits[positives.image, positives.cell, class_id[positives.truth]] * score).sum()
+        )
+        if not len(positives):
+            return torch.stack((cls.new_zeros(()), cls * gains.cls / share, cls.new_zeros(())))
+        box, distance = self._positives(sides, centres, pixels, truth, positives, size)
+        return (
+            torch.stack(((box * score).sum() * gains.box, cls * gains.cls, (distance * score).sum() * gains.dfl))
+            / share
+        )
+
+    def _positives(
+        self, sides: Tensor, centres: Tensor, pixels: Tensor, truth: Tensor, positives: Positives, size: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Box and distance term of each positive: (p,), (p,)."""
+        reg_max = self.head.reg_max
+        predicted = sides[positives.image, positives.cell]  # (p, 4 * reg_max)
+        centre, stride, wanted = centres[positives.cell], pixels[positives.cell], truth[positives.truth]
+        distances = side_distances(predicted, reg_max) * stride
+        box = 1 - ciou(boxes_around(centre, distances), wanted)
+        true = torch.cat((centre - wanted[:, :2], wanted[:, 2:] - centre), dim=1)
+        if reg_max == 1:
+            return box, ((distances - true) / size).abs().mean(dim=1)
+        return box, focal_distribution_loss(predicted.unflatten(1, (4, reg_max)), true / stride).mean(dim=1)
+
+
+def focal_distribution_loss(logits: Tensor, distance: Tensor) -> Tensor:
+    """Cross-entropy of a distribution whose mass should lie on the two whole numbers beside a distance.
+
+    Args:
+        logits: (…, m) of the distances 0, 1, …, m - 1.
+        distance: (…), brought into their range.
+
+    Returns:
+        (…).
+    """
+    distance = distance.clamp(0, logits.shape[-1] - 1.01)
+    lower = distance.long()
+    share = distance - lower  # of the number above
+    log_probability = logits.log_softmax(dim=-1)
+    below, above = (log_probability.gather(-1, index[..., None]).squeeze(-1) for index in (lower, lower + 1))
+    return -(1 - share) * below - share * above
