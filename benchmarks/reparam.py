@@ -77,7 +77,7 @@ def main() -> int:
 
 
 def timm_fused(name: str, model: Classifier) -> nn.Module:
-    """timm's network with the weights of ``model``, fused by timm, on images in 0..1 as ours."""
+    """Timm's network with the weights of ``model``, fused by timm, on images in 0..1 as ours."""
     import timm
     from timm.utils.model import reparameterize_model
 

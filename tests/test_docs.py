@@ -24,11 +24,21 @@ DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
 def test_links_and_files(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
-    links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link]
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", text) if "://" not in link]
     commands = re.findall(r"(?:cfg|benchmarks|examples)/[\w./-]+\.(?:yaml|py)", text)
-    missing = [link for link in links if not (path.parent / link).exists()]
+    missing = [link for link in links if not _leads_somewhere(path, link)]
     missing += [name for name in commands if not (ROOT / name).exists()]
     assert not missing
+
+
+def _leads_somewhere(path: Path, link: str) -> bool:
+    """Whether a link names a file, and a heading of it where it names one."""
+    name, _, anchor = link.partition("#")
+    target = path.parent / name if name else path
+    if not target.exists() or not anchor:
+        return target.exists()
+    headings = re.findall(r"^#+ (.+)$", target.read_text(encoding="utf-8"), re.MULTILINE)
+    return anchor in {re.sub(r"[^\w -]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)

@@ -205,7 +205,9 @@ class ClassifyOptions(Options):
 
     weights: str = option("", "checkpoint of a classifier, or a published file of one of the backbones")
     source: str = option("", "image, folder, glob, list file, video, camera index or URL")
-    imgsz: int = option(224, "side of the network's square input in pixels", "--img", "--img-size", low=1)
+    imgsz: int | None = option(
+        None, "side of the square input in pixels (default: 224, FastViT 256)", "--img", "--img-size", low=1
+    )
     device: str = option("", "cpu, or a CUDA index; the first GPU if there is one")
     vid_stride: int = option(1, "use every N-th frame of a video", low=1)
     json: bool = option(False, "print one JSON object a line")

@@ -396,6 +396,31 @@ def test_a_file_without_fastvits_last_block(tmp_path: Path) -> None:
         build_published(saved(state, tmp_path))
 
 
+def test_a_file_that_holds_itself_ends(tmp_path: Path) -> None:
+    content: dict[str, Any] = {"a": 1}
+    content["state_dict"] = content
+    torch.save(content, tmp_path / "loop.pth")
+    assert "expected tensors by name, found none" in refused(network(), tmp_path / "loop.pth")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda tensor: tensor.to_sparse(), "plain tensors of real numbers"),
+        (lambda tensor: tensor.to("meta"), "plain tensors of real numbers"),
+        (lambda tensor: tensor.to(torch.complex64), "plain tensors of real numbers"),
+        (lambda tensor: tensor.to(torch.int8), "in floating point, found torch.int8"),
+        (lambda tensor: -tensor.abs() - 1, "variances of at least 0"),
+        (lambda tensor: tensor * float("nan"), "expected finite weights"),
+    ],
+)
+def test_impossible_weights(change: Callable[[Tensor], Tensor], message: str, tmp_path: Path) -> None:
+    state = published(network())
+    name = next(name for name in state if name.endswith("running_var"))
+    torch.save({**state, name: change(state[name])}, tmp_path / "s0_unfused.pth.tar")
+    assert message in refused(network(), tmp_path / "s0_unfused.pth.tar")
+
+
 # --- the hub ----------------------------------------------------------------------------------------------------------
 
 HUB_ID = "timm/mobileone_s0.apple_in1k"
@@ -435,8 +460,24 @@ def test_hub_without_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
     assert refused(network(), HUB_ID).endswith("needs another package: pip install 'yolorep[hub]'")
 
 
-@pytest.mark.parametrize("name", ["mobileone_s0", "a/b/c", "timm/s0.pth", "../timm", "./timm/x", "/timm/s0", ""])
-def test_files_are_not_looked_for_on_the_hub(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "name",
+    [
+        "mobileone_s0",
+        "a/b/c",
+        "timm/s0.pth",
+        "../timm",
+        "./timm/x",
+        "/timm/s0",
+        "",
+        "runs/exp",
+        "runs/s0",
+        "w/best.onnx",
+    ],
+)
+def test_files_are_not_looked_for_on_the_hub(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "runs" / "exp").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
     hub(monkeypatch, lambda repo_id, filename: pytest.fail("the hub was asked"))
     assert "no such file" in refused(network(), name)
 

@@ -8,11 +8,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import timm
+import timm.data
 import torch
+from PIL import Image
 
 from yolorep.cli import main
 from yolorep.engine.checkpoint import save_checkpoint
-from yolorep.engine.classify import classify, crop
+from yolorep.engine.classify import DEFAULT, FASTVIT, Preprocessing, classify, preprocessing
 from yolorep.models.detector import build_network
 from yolorep.nn.reparam import fuse
 from yolorep.options import ClassifyOptions
@@ -42,7 +45,9 @@ def weights(tmp_path: Path) -> Path:
     return tmp_path / "classifier.pt"
 
 
-def test_probabilities_are_the_unfused_networks(weights: Path, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_probabilities_are_the_unfused_networks(
+    weights: Path, images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     results = classify(ClassifyOptions(weights=str(weights), source=str(images), imgsz=32))
     assert [Path(result["path"]).name for result in results] == ["a.png", "b.png"]
     torch.manual_seed(0)
@@ -71,13 +76,40 @@ def test_fused_checkpoints_run(weights: Path, images: Path, tmp_path: Path) -> N
     assert len(classify(ClassifyOptions(weights=str(tmp_path / "fused.pt"), source=str(images), imgsz=32))) == 2
 
 
-@pytest.mark.parametrize("shape", [(40, 60), (60, 40), (7, 200), (224, 224)])
-def test_crop_is_the_centre(shape: tuple[int, int]) -> None:
-    image = torch.zeros(3, *shape, dtype=torch.uint8)
-    image[:, shape[0] // 2 - 1 : shape[0] // 2 + 1, shape[1] // 2 - 1 : shape[1] // 2 + 1] = 255
-    found = crop(image, 28)
-    assert found.shape == (3, 28, 28)
-    assert found[:, 12:16, 12:16].float().mean() > found.float().mean()
+@pytest.mark.parametrize("name", ["mobileone_s0", "repvgg_a0", "fastvit_t8"])
+@pytest.mark.parametrize("shape", [(300, 451), (640, 480), (100, 80)])
+def test_preprocessing_is_the_published_one(name: str, shape: tuple[int, int]) -> None:
+    published = timm.get_pretrained_cfg(name)
+    ours = FASTVIT if name.startswith("fastvit") else DEFAULT
+    assert (ours.size, ours.crop, ours.interpolation.value) == (
+        published.input_size[1],
+        published.crop_pct,
+        published.interpolation,
+    )
+    rng = np.random.default_rng(0)
+    image = cv2.resize(rng.integers(0, 256, (9, 11, 3), np.uint8), shape[::-1], interpolation=cv2.INTER_CUBIC)
+    transform = timm.data.create_transform(
+        published.input_size,
+        interpolation=published.interpolation,
+        crop_pct=published.crop_pct,
+        mean=(0, 0, 0),
+        std=(1, 1, 1),
+    )
+    expected = transform(Image.fromarray(image))
+    found = ours(torch.from_numpy(image).permute(2, 0, 1)) / 255
+    assert (found - expected).abs().max() <= 2.5 / 255  # PIL rounds after each of its two passes
+
+
+def test_family_decides_unless_a_size_is_given() -> None:
+    with torch.device("meta"):
+        fastvit, mobileone = (build_network(f"cfg/{name}-cls.yaml") for name in ("fastvit/t8", "mobileone/s0"))
+    assert preprocessing(fastvit) == FASTVIT and preprocessing(mobileone) == DEFAULT
+    assert preprocessing(fastvit, size=64) == Preprocessing(64, FASTVIT.crop, FASTVIT.interpolation)
+
+
+@pytest.mark.parametrize("shape", [(1, 20000), (4000, 4), (1, 1)])
+def test_long_thin_images_need_little_memory(shape: tuple[int, int]) -> None:
+    assert DEFAULT(torch.zeros(3, *shape, dtype=torch.uint8)).shape == (3, 224, 224)
 
 
 def test_refusals(weights: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

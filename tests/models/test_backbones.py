@@ -166,6 +166,13 @@ def test_attention_stage_reaches_the_head(name: str) -> None:
         ("fastvit", [-1, 1, "FastVit", [3], "P2"], r"unknown module 'FastVit'.*FastViT"),
         ("fastvit", [-1, 1, "PatchEmbed", [100], "P2"], r"backbone row 2 .*100"),
         ("fastvit", [-1, 2, "FastViTAttention", [4], "P2"], r"backbone row 2 .*32"),
+        ("repvgg", [-1, 1, "RepVGG", [48, 2, 5]], r"groups that divide the channels, found 5 for 48"),
+        ("repvgg", [-1, 2, "RepVGG", [48, 2, "4"]], r"g: expected a whole number, found '4'"),
+        ("repvgg", [-1, 2, "RepVGG", [48, 0]], r"stride and groups of at least 1, found 0 and 1"),
+        ("mobileone", [-1, 2, "MobileOne", [64, 1, 2, "no"]], r"se: expected True or False, found 'no'"),
+        ("mobileone", [-1, 2, "MobileOne", [64, -1, 2]], r"k of at least 0 .* found -1"),
+        ("fastvit", [-1, 2, "RepMixer", ["3"]], r"ratio: expected a number, found '3'"),
+        ("fastvit", [-1, 1, "Normalize", [[0.5], [0]]], r"deviations above 0"),
     ],
 )
 def test_wrong_rows_give_one_line(family: str, row: list[object], message: str) -> None:
@@ -196,3 +203,12 @@ def test_classifier_takes_any_size_and_is_no_detector() -> None:
     assert network.names == ("class0", "class1", "class2", "class3", "class4")
     with pytest.raises(UserError, match="expected a detector.*found a classifier"):
         build_model("cfg/mobileone/s0-cls.yaml")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", ["mobileone/s0-cls", "repvgg/a0-cls"])
+def test_half_precision_networks_are_not_refused_by_luck(name: str, dtype: torch.dtype) -> None:
+    config = replace(narrow(name), depth_multiple=0.33)
+    for seed in range(4):
+        network = randomize_(build_network(config, num_classes=10), seed=seed).eval()
+        fuse(network.to(dtype), strict=True, image_size=64)

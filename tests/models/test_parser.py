@@ -12,7 +12,7 @@ from torch import nn
 from yolorep.config import resources_dir
 from yolorep.errors import UserError
 from yolorep.models.detector import build_model
-from yolorep.models.parser import load_config, parse_activation, parse_config, parse_rows
+from yolorep.models.parser import build_graph, load_config, parse_activation, parse_config, parse_rows
 from yolorep.nn.conv import Conv
 
 ANCHORS = [[10, 13, 16, 30, 33, 23], [30, 61, 62, 45, 59, 119]]
@@ -240,3 +240,9 @@ def test_every_cfg_is_listed_somewhere() -> None:
         if "parts" not in path.parts and "hyp" not in path.parts
     }
     assert shipped == {*COUNTS, *(f"{name}{form}" for name in PUBLISHED for form in ("", "-cls"))}
+
+
+def test_each_copy_of_a_row_takes_what_the_one_before_makes() -> None:
+    rows = [[-1, 2, "space_to_depth", [1]], [-1, 1, "Conv", [8, 1, 1]]]
+    graph = build_graph(parse_config({"nc": 2, "backbone": rows, "head": [[-1, 1, "Classify", ["nc"]]]}))
+    assert graph[1].conv.conv.in_channels == 3 * 16

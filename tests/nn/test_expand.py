@@ -67,7 +67,8 @@ def test_rule(text: str, rule: ExpandRule, canonical: str) -> None:
         ("mobileone:4", "expected k=N, .* found '4'"),
         ("mobileone:k=-1", "found 'k=-1'"),
         ("mobileone:k=²", "found 'k=²'"),
-        ("mobileone:k=0", "expected at least 1 k×k branch, .* found k=0"),
+        ("mobileone:k=0", "expected 1 to 64 k×k branches, .* found k=0"),
+        ("mobileone:k=100000", "expected 1 to 64 k×k branches, .* found k=100000"),
         ("fastvit:k=2", "found 'fastvit'"),
         (True, "found True"),
         (["mobileone"], "found .'mobileone'."),
@@ -312,7 +313,7 @@ def test_larger_units_and_useless_expansions_stay() -> None:
 
 def test_nothing_to_expand() -> None:
     for model in (MobileOneBlock(4, 4), fuse(Conv(4, 4, 3).eval())[0], nn.Conv2d(4, 4, 3)):
-        with pytest.raises(ValueError, match="repvgg:k=1: expected a convolution .* found none"):
+        with pytest.raises(ValueError, match="repvgg:k=1: expected a Conv row.* found none"):
             expand(model, "repvgg")
 
 
@@ -366,3 +367,17 @@ class TestWrongKernelsAreCaught:
         monkeypatch.setattr(module, "merged", lambda kernels: right(kernels[branches]))
         with pytest.raises(FuseError, match="ExpandedConv fused wrongly"):
             fuse(unit)
+
+
+def test_norms_without_a_gain_or_statistics_are_left_alone() -> None:
+    for bn in (nn.BatchNorm2d(4, affine=False), nn.BatchNorm2d(4, track_running_stats=False)):
+        model = nn.Sequential(Conv(4, 4, 3), Conv(4, 4, 3))
+        model[0].conv.bn = bn
+        expanded = expand(model, "mobileone")
+        assert isinstance(expanded[0].conv, ConvBN) and isinstance(expanded[1].conv, ExpandedConv)
+
+
+def test_foreign_models_with_a_config_and_a_head() -> None:
+    model = nn.Sequential(Conv(4, 4, 3))
+    model.config, model.head = {"hidden": 4}, model[0].act
+    assert isinstance(expand(model, "repvgg")[0].conv, ExpandedConv)

@@ -8,7 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import onnxruntime
 import pytest
+import timm
 import torch
 from torch import Tensor, nn
 
@@ -72,7 +74,6 @@ def check_like_timm(ours: nn.Module, theirs: nn.Module, x: Tensor) -> None:
 
 @pytest.fixture(scope="module")
 def narrow_sa12() -> nn.Module:
-    timm = pytest.importorskip("timm")
     return timm.create_model("fastvit_sa12", embed_dims=(8, 16, 32, 64), layers=(2, 1, 1, 2), num_classes=3)
 
 
@@ -92,7 +93,6 @@ def test_equals_timm(name: str, narrow_sa12: Any) -> None:
 
 
 def test_equals_timm_at_the_published_widths() -> None:
-    timm = pytest.importorskip("timm")
     t8 = timm.create_model("fastvit_t8")
     theirs = nn.Sequential(t8.stem)
     rows: list[nn.Module] = [FastViTStem(3, 48)]
@@ -397,8 +397,6 @@ def test_torchscript_at_other_sizes(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["RepMixer", "FastViTAttention"])
 def test_onnx_at_other_sizes(name: str, tmp_path: Path) -> None:
-    onnxruntime = pytest.importorskip("onnxruntime")
-    pytest.importorskip("onnxscript")
     block, x = build(name)
     fused, _ = fuse(block.float())
     path = tmp_path / "block.onnx"

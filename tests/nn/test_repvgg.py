@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from timm.models import byobnet
 from torch import Tensor, nn
 
 from tests.randomize import randomize_
@@ -57,7 +58,6 @@ def test_conv_equals_its_kernel(
 
 def timm_network(depths: tuple[int, ...], groups: int, *, se: bool) -> nn.Module:
     """timm's RepVGG with narrow stages of 16, 32, 64 and 128 channels."""
-    byobnet = pytest.importorskip("timm.models.byobnet")
     config = byobnet.ByoModelCfg(
         blocks=byobnet._rep_vgg_bcfg(d=depths, wf=(0.25, 0.25, 0.25, 0.25), groups=groups),
         stem_type="rep",
@@ -146,7 +146,7 @@ def test_squeeze_excite_stays_before_the_activation() -> None:
     [
         (lambda: RepVGG(6, 6, 2, 1, 4), "found 4 for 6 input channels"),
         (lambda: RepVGGConv(4, 6, groups=4), "found 4 for 6 output channels"),
-        (lambda: RepVGGConv(4, 4, groups=0), "at least 1 group, found 0"),
+        (lambda: RepVGGConv(4, 4, groups=0), "groups of at least 1, found 1 and 0"),
         (lambda: RepVGGConv(4, 4, 2), "odd kernel size, found 2"),
         (lambda: RepVGG(8, 8, 1, 1, 1, True), "at least 16 channels, found 8"),
     ],

@@ -31,6 +31,8 @@ from yolorep.models.published import (
 )
 
 ENDINGS = (".safetensors", ".pt", ".pth", ".pth.tar", ".bin")
+#: Endings of a path's last part by which it is a file, not a hub id.
+FILE_SUFFIXES = (".pt", ".pth", ".tar", ".bin", ".safetensors", ".onnx", ".torchscript", ".yaml")
 #: What files wrap their tensors in; averaged weights are the published ones where a file has both.
 WRAPPERS = ("state_dict_ema", "state_dict", "model")
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
@@ -170,9 +172,17 @@ def _fill(network: Network, published: Published) -> BackboneReport:
     for name, timm in names.items():
         theirs = published.tensors.get(timm)
         if theirs is not None and theirs.shape == state[name].shape:
+            if state[name].is_floating_point() and not theirs.is_floating_point():
+                raise UserError(
+                    f"{published.source}: expected {published.names[timm]} in floating point, found {theirs.dtype}"
+                )
             if not torch.isfinite(theirs).all():
                 raise UserError(
                     f"{published.source}: expected finite weights, found {published.names[timm]} with others"
+                )
+            if name.endswith("running_var") and (theirs < 0).any():
+                raise UserError(
+                    f"{published.source}: expected variances of at least 0, found {published.names[timm]} with others"
                 )
             used[name] = timm
     for name, timm in used.items():
@@ -260,7 +270,9 @@ def read_published(source: str | Path) -> Published:
     source = str(source)
     path = Path(source)
     if not path.is_file():
-        if not _HUB_ID.fullmatch(source) or source.endswith(ENDINGS):
+        # A mistyped path must not reach the network: its folder exists, or its ending is one of a file.
+        local = path.exists() or path.parent.is_dir() or path.suffix in FILE_SUFFIXES
+        if local or not _HUB_ID.fullmatch(source):
             raise UserError(f"{source}: no such file; expected published weights ({', '.join(ENDINGS)}) or a hub id")
         path = _fetch(source)
     tensors = _tensors(_read(path, source), source)
@@ -325,10 +337,12 @@ def _tensors(content: Any, source: str) -> dict[str, Tensor]:
     """The tensors by name, whatever they are wrapped in."""
     if isinstance(content, Mapping) and "format" in content and "model_config" in content:
         raise UserError(f"{source}: expected weights published by others, found one of our checkpoints; use --weights")
-    while isinstance(content, Mapping) and (
-        inner := [content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping) and content[key]]
-    ):
-        content = inner[0]
+    for _ in WRAPPERS:  # they may stand in each other, but a file may also hold itself
+        if not isinstance(content, Mapping):
+            break
+        content = next(
+            (content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping) and content[key]), content
+        )
     tensors = {}
     if isinstance(content, Mapping):
         tensors = {
@@ -336,6 +350,9 @@ def _tensors(content: Any, source: str) -> dict[str, Tensor]:
         }
     if not tensors:
         raise UserError(f"{source}: expected tensors by name, found none")
+    for name, tensor in tensors.items():
+        if tensor.layout is not torch.strided or tensor.is_meta or tensor.is_quantized or tensor.is_complex():
+            raise UserError(f"{source}: expected plain tensors of real numbers, found {name} of another kind")
     # Left by training on several devices.
     parallel = all(name.startswith("module.") for name in tensors)
     return {name.removeprefix("module."): tensor for name, tensor in tensors.items()} if parallel else tensors

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,8 +23,34 @@ from yolorep.options import ClassifyOptions
 
 #: Classes named for every image.
 TOP = 5
-#: Share of the resized image's short side that the crop keeps, as in the published evaluations.
-CROP = 0.875
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How an evaluation makes a network's input of an image.
+
+    Attributes:
+        size: side of the square input in pixels.
+        crop: share of the resized image's short side that the input shows.
+        interpolation: of the resizing.
+    """
+
+    size: int
+    crop: float
+    interpolation: InterpolationMode
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """Resizes the short side and cuts out the centre: (3, h, w) uint8 to (3, size, size)."""
+        height, width = image.shape[1:]
+        most = 2 * min(height, width)  # what lies further out is not seen, but would be resized
+        image = transforms.center_crop(image, [min(height, most), min(width, most)])
+        resized = transforms.resize(image, [int(self.size / self.crop)], self.interpolation, antialias=True)
+        return transforms.center_crop(resized, [self.size, self.size])
+
+
+#: As MobileOne and RepVGG were evaluated, and as FastViT was.
+DEFAULT = Preprocessing(224, 0.875, InterpolationMode.BILINEAR)
+FASTVIT = Preprocessing(256, 0.9, InterpolationMode.BICUBIC)
 
 
 def classify(options: ClassifyOptions) -> list[dict[str, Any]]:
@@ -40,13 +67,14 @@ def classify(options: ClassifyOptions) -> list[dict[str, Any]]:
     frames = open_source(options.source, vid_stride=options.vid_stride)
     device = select_device(options.device)
     model = fuse(load_classifier(options.weights))[0].to(device)
+    prepare = preprocessing(model, size=options.imgsz)
     results = []
     for frame in frames:
         if isinstance(frame, Unreadable):
             if not options.json:
                 say(f"skipped {frame.path}: {frame.reason}")
             continue
-        results.append(_classify(model, frame, side=options.imgsz, device=device))
+        results.append(_classify(model, frame, prepare, device=device))
         print(json.dumps(results[-1]) if options.json else _line(results[-1], frame), flush=True)
     if not results:
         raise UserError(f"--source {options.source}: not one image could be read")
@@ -67,24 +95,17 @@ def load_classifier(weights: str) -> Classifier:
     return network
 
 
-def crop(image: Tensor, side: int) -> Tensor:
-    """Resizes the short side and cuts out the centre, as published ImageNet evaluations do.
-
-    Args:
-        image: (3, h, w) uint8.
-        side: pixels of the result.
-
-    Returns:
-        (3, side, side) uint8.
-    """
-    resized = transforms.resize(image, [round(side / CROP)], InterpolationMode.BICUBIC, antialias=True)
-    return transforms.center_crop(resized, [side, side])
+def preprocessing(model: Classifier, *, size: int | None = None) -> Preprocessing:
+    """How the model's family was evaluated, at another size if one is given."""
+    is_fastvit = any(row[2] == "FastViTStem" for rows in model.config.sections.values() for row in rows)
+    published = FASTVIT if is_fastvit else DEFAULT
+    return Preprocessing(size or published.size, published.crop, published.interpolation)
 
 
 @torch.inference_mode()
-def _classify(model: Classifier, frame: Frame, *, side: int, device: torch.device) -> dict[str, Any]:
+def _classify(model: Classifier, frame: Frame, prepare: Preprocessing, *, device: torch.device) -> dict[str, Any]:
     image = torch.from_numpy(frame.image[..., ::-1].copy()).permute(2, 0, 1)  # BGR to RGB
-    logits = model(crop(image, side)[None].to(device).float() / 255)[0]
+    logits = model(prepare(image)[None].to(device).float() / 255)[0]
     values, indices = logits.softmax(0).topk(min(TOP, len(model.names)))
     top = [[model.names[i], round(p, 4)] for p, i in zip(values.tolist(), indices.tolist(), strict=True)]
     return {"path": frame.path, "frame": frame.index, "top": top}

@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from torch import nn
 
@@ -348,13 +348,11 @@ def _build(spec: LayerSpec, inputs: Sequence[int], scale: Scale, keywords: Mappi
     if row_type.repeats == "inside":
         plan = replace(plan, args=(*plan.args[:2], repeats, *plan.args[2:]))
         repeats = 1
-    layer = _construct(row_type, plan, spec, keywords)
-    if repeats == 1:
-        return layer, plan.out_channels
-    # Of n copies in a row the first takes the input's channels, the others its own output's.
-    again = row_type.channels([plan.out_channels], spec.args, scale)
-    others = [_construct(row_type, again, spec, keywords) for _ in range(repeats - 1)]
-    return nn.Sequential(layer, *others), plan.out_channels
+    layers = [_construct(row_type, plan, spec, keywords)]
+    while len(layers) < repeats:  # each further copy takes the channels that the one before makes
+        plan = row_type.channels([plan.out_channels], spec.args, scale)
+        layers.append(_construct(row_type, plan, spec, keywords))
+    return layers[0] if repeats == 1 else nn.Sequential(*layers), plan.out_channels
 
 
 def _construct(row_type: RowType, plan: Plan, spec: LayerSpec, keywords: Mapping[str, Any]) -> nn.Module:
@@ -368,7 +366,21 @@ def _construct(row_type: RowType, plan: Plan, spec: LayerSpec, keywords: Mapping
             f"wrong arguments for {spec.module}: {error}; found {list(spec.args)}, and it is called as "
             f"({', '.join(part.split(':')[0] for part in form)})"
         ) from error
+    _check_kinds(row_type.factory, bound.arguments)
     return row_type.factory(*bound.args, **bound.kwargs)
+
+
+def _check_kinds(factory: type[nn.Module], arguments: Mapping[str, Any]) -> None:
+    """Refuses what is no whole number, number or truth value where the block's signature says so."""
+    hints = get_type_hints(factory.__init__)
+    for name, value in arguments.items():
+        kind = hints.get(name)
+        if kind is bool and not isinstance(value, bool):
+            raise ValueError(f"{name}: expected True or False, found {value!r}")
+        if kind is int and (not isinstance(value, int) or isinstance(value, bool)):
+            raise ValueError(f"{name}: expected a whole number, found {value!r}")
+        if kind is float and (not isinstance(value, int | float) or isinstance(value, bool)):
+            raise ValueError(f"{name}: expected a number, found {value!r}")
 
 
 def _part(folder: Path, name: str, source: str, key: str) -> Path:

@@ -25,8 +25,8 @@ class ACmix(nn.Module):
         super().__init__()
         if heads < 1 or c2 % heads:
             raise ValueError(f"expected heads that divide the output channels, found {heads} for {c2} channels")
-        if k_att % 2 == 0 or k_conv % 2 == 0:
-            raise ValueError(f"expected odd k_att and k_conv, found {k_att} and {k_conv}")
+        if k_att < 1 or k_conv < 1 or k_att % 2 == 0 or k_conv % 2 == 0:
+            raise ValueError(f"expected odd k_att and k_conv of at least 1, found {k_att} and {k_conv}")
         self.heads, self.k_att = heads, k_att
         self.head_channels = c2 // heads
         taps = k_conv**2

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from yolorep.nn.conv import ConvBN
-from yolorep.nn.registry import register
+from yolorep.nn.registry import converts_exactly, register
 
 
-@register()
+@register(channels=converts_exactly)
 class CA(nn.Module):
     """Coordinate attention (Hou et al. 2021, arXiv:2103.02907): ``[c2, reduction=32]``.
 
@@ -27,6 +27,8 @@ class CA(nn.Module):
     def __init__(self, c1: int, c2: int, reduction: int = 32) -> None:
         super().__init__()
         _check_kept("CA", c1, c2)
+        if reduction < 1:
+            raise ValueError(f"expected a reduction of at least 1, found {reduction}")
         hidden = max(8, c1 // reduction)
         self.reduce: nn.Module = ConvBN(c1, hidden)
         self.act = nn.Hardswish()
@@ -67,7 +69,7 @@ class ContextBlock(nn.Module):
         return x + self.expand(self.norm(self.reduce(context)).relu())[:, :, None, None]
 
 
-@register(repeats="inside")
+@register(repeats="inside", channels=converts_exactly)
 class CB2D(nn.Sequential):
     """n global context blocks (Cao et al. 2019, "GCNet", arXiv:1904.11492): ``[c2]``.
 

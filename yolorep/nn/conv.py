@@ -85,18 +85,18 @@ def same_padding(kernel_size: int | tuple[int, int], dilation: int = 1) -> int |
 class Normalize(nn.Module):
     """Standardizes RGB in 0..1, as ImageNet's published networks expect it: ``[mean, std]``, by default ImageNet's."""
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(
         self, mean: Sequence[float] = (0.485, 0.456, 0.406), std: Sequence[float] = (0.229, 0.224, 0.225)
     ) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
+        if any(side <= 0 for side in std):
+            raise ValueError(f"expected deviations above 0, found {list(std)}")
+        # Numbers, no buffers: casting a model to another precision and back must not round them.
+        self.mean, self.std = tuple(mean), tuple(std)
 
     def forward(self, x: Tensor) -> Tensor:
-        return (x - self.mean) / self.std
+        mean, std = (x.new_tensor(values).view(-1, 1, 1) for values in (self.mean, self.std))
+        return (x - mean) / std
 
 
 @register()

@@ -14,13 +14,15 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
-from yolorep.errors import FuseError, suggest
+from yolorep.errors import suggest
 from yolorep.nn.conv import ConvBN, StridedPointwise
 from yolorep.nn.kernels import ConvKernel, merged
 from yolorep.nn.reparam import Model, Reparameterizable, outermost_units
 
 #: Kind of rule to the number of k×k branches it makes unless told otherwise.
 KINDS = {"mobileone": 4, "repvgg": 1}
+#: k×k branches a rule may ask for.
+MOST = 64
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,10 @@ class ExpandRule:
                 f"expected a rule such as mobileone, mobileone:k=2 or repvgg, found {self.kind!r}"
                 f"{suggest(self.kind, KINDS)}"
             )
-        if self.branches < 1:
-            raise ValueError(f"expected at least 1 k×k branch, the pretrained one; found k={self.branches}")
+        if not 1 <= self.branches <= MOST:
+            raise ValueError(
+                f"expected 1 to {MOST} k×k branches, the pretrained one among them; found k={self.branches}"
+            )
 
     @classmethod
     def parse(cls, text: str) -> ExpandRule:
@@ -107,11 +111,7 @@ class ExpandedConv(Reparameterizable):
     def kernel(self) -> ConvKernel:
         kernels = [unit.kernel() for unit in self.modules() if isinstance(unit, ConvBN)]  # main is the first
         if self.identity is not None:
-            running = self.identity.running_mean
-            if running is None:
-                raise FuseError("the identity's BatchNorm keeps no running statistics")
-            identity = ConvKernel.identity(self.identity.num_features, groups=self.main.conv.groups, like=running)
-            kernels.append(identity.then_bn(self.identity))
+            kernels.append(ConvKernel.of_bn(self.identity, self.main.conv.groups))
         return merged(kernels)
 
 
@@ -143,7 +143,7 @@ def expand(model: Model, rule: ExpandRule | str) -> Model:
     """
     rule = ExpandRule.parse(rule) if isinstance(rule, str) else rule
     work = copy.deepcopy(model)
-    if not isinstance(work, HasConfig):
+    if not isinstance(work, HasConfig) or not hasattr(work.config, "expand"):
         return expand_(work, rule)
     if work.config.expand is not None:
         raise ValueError(f"expected a model without extra branches, found one expanded by {work.config.expand}")
@@ -178,8 +178,8 @@ def expand_(model: Model, rule: ExpandRule, *, keep: Iterable[nn.Module] = ()) -
         setattr(model.get_submodule(parent), child, expanded[id(unit)])
     if not expanded:
         raise ValueError(
-            f"{rule}: expected a convolution with a BatchNorm of its own that the rule has branches for, found none; "
-            "a fused model has none left"
+            f"{rule}: expected a Conv row, or another ConvBN, that the rule has branches for, found none; "
+            "a fused model has none left, and blocks with branches keep their own"
         )
     return model
 
@@ -204,7 +204,9 @@ def _is_centred(unit: ConvBN) -> bool:
 
 
 def _gains(unit: ConvBN, rule: ExpandRule) -> bool:
-    """Whether the rule has any branch for the unit."""
+    """Whether the rule has any branch for the unit, whose BatchNorm must have a gain that can begin at zero."""
+    if not unit.bn.affine or not unit.bn.track_running_stats:
+        return False
     if rule.kind == "repvgg" and ConvKernel.of(unit.conv).kernel_size == (1, 1):
         return False
     return rule.branches > 1 or takes_scale(unit) or takes_identity(unit)

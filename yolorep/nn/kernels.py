@@ -110,6 +110,12 @@ class ConvKernel:
         half = kernel_size // 2
         return cls(weight, like.new_zeros(channels), padding=(half, half), groups=groups)
 
+    @classmethod
+    def of_bn(cls, bn: _BatchNorm, groups: int = 1) -> ConvKernel:
+        """An eval-mode BatchNorm as a 1×1 convolution of ``groups`` groups: the identity branch of most blocks."""
+        gain, _ = bn_gain_shift(bn)
+        return cls.identity(bn.num_features, groups=groups, like=gain).then_bn(bn)
+
     @property
     def kernel_size(self) -> Pair:
         """(height, width) of the window."""

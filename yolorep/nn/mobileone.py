@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from yolorep.errors import FuseError
 from yolorep.nn.conv import ConvBN
 from yolorep.nn.kernels import merged
 from yolorep.nn.registry import converts_exactly, register
@@ -46,6 +45,8 @@ class MobileOneConv(Reparameterizable):
         super().__init__()
         if kernel_size % 2 == 0:
             raise ValueError(f"expected an odd kernel size, found {kernel_size}")
+        if branches < 0 or stride < 1:
+            raise ValueError(f"expected k of at least 0 and a stride of at least 1, found {branches} and {stride}")
         padding = dilation * (kernel_size - 1) // 2
 
         def branch(size: int, pad: int) -> ConvBN:
@@ -86,11 +87,7 @@ class MobileOneConv(Reparameterizable):
         if self.conv_scale is not None:
             kernels.append(self.conv_scale.kernel())
         if self.identity is not None:
-            running = self.identity.running_mean
-            if running is None:
-                raise FuseError("the identity's BatchNorm keeps no running statistics")
-            identity = ConvKernel.identity(self.identity.num_features, groups=self.groups, like=running)
-            kernels.append(identity.then_bn(self.identity))
+            kernels.append(ConvKernel.of_bn(self.identity, self.groups))
         return merged(kernels)
 
 

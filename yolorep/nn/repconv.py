@@ -66,7 +66,7 @@ class QARepVGGConv(Reparameterizable):
         self, in_channels: int, out_channels: int, kernel_size: int = 3, stride: int = 1, *, groups: int = 1
     ) -> None:
         super().__init__()
-        check_geometry(in_channels, out_channels, kernel_size, groups)
+        check_geometry(in_channels, out_channels, kernel_size, stride, groups=groups)
         self.conv_kxk = ConvBN(
             in_channels,
             out_channels,

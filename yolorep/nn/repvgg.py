@@ -39,7 +39,7 @@ class RepVGGConv(Reparameterizable):
         momentum: float = BN_MOMENTUM,
     ) -> None:
         super().__init__()
-        check_geometry(in_channels, out_channels, kernel_size, groups)
+        check_geometry(in_channels, out_channels, kernel_size, stride, groups=groups)
 
         def branch(size: int) -> ConvBN:
             return ConvBN(in_channels, out_channels, size, stride, size // 2, groups=groups, eps=eps, momentum=momentum)
@@ -56,22 +56,20 @@ class RepVGGConv(Reparameterizable):
     def kernel(self) -> ConvKernel:
         kernels = [self.conv_kxk.kernel(), self.conv_1x1.kernel()]
         if self.identity is not None:
-            conv = self.conv_kxk.conv
-            identity = ConvKernel.identity(conv.in_channels, groups=conv.groups, like=conv.weight)
-            kernels.append(identity.then_bn(self.identity))
+            kernels.append(ConvKernel.of_bn(self.identity, self.conv_kxk.conv.groups))
         return merged(kernels)
 
 
-def check_geometry(in_channels: int, out_channels: int, kernel_size: int, groups: int) -> None:
+def check_geometry(in_channels: int, out_channels: int, kernel_size: int, stride: int, *, groups: int) -> None:
     """Refuses what has no identity or cannot be grouped.
 
     Raises:
-        ValueError: for an even kernel, or groups that do not divide the channels.
+        ValueError: for an even kernel, a stride or groups below 1, or groups that do not divide the channels.
     """
     if kernel_size % 2 == 0:
         raise ValueError(f"expected an odd kernel size, found {kernel_size}")
-    if groups < 1:
-        raise ValueError(f"expected at least 1 group, found {groups}")
+    if stride < 1 or groups < 1:
+        raise ValueError(f"expected stride and groups of at least 1, found {stride} and {groups}")
     for which, channels in (("input", in_channels), ("output", out_channels)):
         if channels % groups:
             raise ValueError(
@@ -113,6 +111,7 @@ class RepVGG(nn.Sequential):
     """
 
     def __init__(self, c1: int, c2: int, n: int = 1, s: int = 1, g: int = 1, se: bool = False) -> None:
+        check_geometry(c2, c2, 3, s, groups=g)  # a single block is dense, but the row says what it cannot do
         super().__init__(
             *(RepVGGBlock(c2 if i else c1, c2, 1 if i else s, groups=g if i % 2 else 1, se=se) for i in range(n))
         )
