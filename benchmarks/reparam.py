@@ -89,9 +89,7 @@ def timm_fused(name: str, model: Classifier) -> nn.Module:
 
 
 @torch.inference_mode()
-def measure(
-    forms: dict[str, nn.Module], images: Tensor, engine: str, threads: int, seconds: float
-) -> dict[str, float]:
+def measure(forms: dict[str, nn.Module], images: Tensor, engine: str, threads: int, seconds: float) -> dict[str, float]:
     """Median milliseconds of every form, taking turns; raises if they do not compute the same."""
     runs: dict[str, Callable[[], Tensor]] = {}
     for name, form in forms.items():

@@ -26,7 +26,7 @@ def test_a_missing_file_names_what_was_tried() -> None:
 
 def test_shipped_hyperparameters_load() -> None:
     files = sorted((resources_dir() / "cfg/hyp").glob("*.yaml"))
-    assert {path.stem for path in files} == {"scratch-low", "scratch-med"}
+    assert {path.stem for path in files} == {"scratch-low", "scratch-med", "yolorep"}
     for path in files:
         load_hyp(path)
     assert load_hyp("cfg/hyp/scratch-low.yaml") == Hyp()

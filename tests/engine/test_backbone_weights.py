@@ -86,6 +86,8 @@ def outputs(model: nn.Module, taps: list[nn.Module], image: Tensor) -> list[Tens
         for family, variants in VARIANTS.items()
         for variant in variants
         for by in ("timm", "authors")
+        # The key maps of all are tested by name; of the files under the authors' names one of every kind is loaded.
+        if by == "timm" or variant in ("s0", "s4", "a0", "t8", "sa12")
     ],
 )
 def test_same_features_and_logits(family: Any, variant: str, by: str, tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ def test_the_rule_is_part_of_the_model_file() -> None:
         ({"expnd": "mobileone"}, r"expnd: unknown key \(did you mean 'expand'\?\)"),
         (
             {"expand": "repvgg", "backbone": [[-1, 1, "MobileOne", [8, 1, 2]]] * 3},
-            "^model: expand: repvgg:k=1: expected a convolution .* found none",
+            "^model: expand: repvgg:k=1: expected a Conv row.* found none",
         ),
     ],
 )
@@ -147,7 +147,7 @@ def test_expanded_weights_go_on_with_other_classes(files: dict[str, str]) -> Non
     ("cfg", "weights", "rule", "message"),
     [
         (None, "plain.pt", "mobilone", r"^--expand: expected .*found 'mobilone' \(did you mean 'mobileone'\?\)$"),
-        ("plain.yaml", None, "mobileone:k=0", "^--expand: expected at least 1 k×k branch"),
+        ("plain.yaml", None, "mobileone:k=0", "^--expand: expected 1 to 64 k×k branches"),
         (
             None,
             "mobileone.pt",
@@ -170,7 +170,7 @@ def test_rules_that_do_not_meet(
 def test_nothing_to_expand_is_one_line(tmp_path: Path) -> None:
     rows = [[-1, 1, "MobileOne", [8, 1, 2]]] * 3
     (tmp_path / "m.yaml").write_text(yaml.safe_dump({**MODEL, "backbone": rows}))
-    with pytest.raises(UserError, match="^expand: repvgg:k=1: expected a convolution .* found none"):
+    with pytest.raises(UserError, match="^expand: repvgg:k=1: expected a Conv row.* found none"):
         starting_model(str(tmp_path / "m.yaml"), None, names=NAMES, expand="repvgg")
 
 

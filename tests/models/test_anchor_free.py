@@ -220,9 +220,9 @@ FAULTS: dict[str, tuple[list[object], str]] = {
     "no classes": ([0], "expected at least 1 class, found 0"),
     "other classes": ([80], "the DetectFree row says 80 classes, but there are 3"),
     "no distances": (["nc", 0], "expected reg_max of at least 1.* found 0"),
-    "a word": (["nc", "many"], "expected reg_max of at least 1.* found 'many'"),
-    "half a distance": (["nc", 1.5], "expected reg_max of at least 1"),
-    "a number for a flag": (["nc", 16, 1], "expected True or False for the one-to-one branch, found 1"),
+    "a word": (["nc", "many"], "reg_max: expected a whole number, found 'many'"),
+    "half a distance": (["nc", 1.5], "reg_max: expected a whole number, found 1.5"),
+    "a number for a flag": (["nc", 16, 1], "one2one: expected True or False, found 1"),
     "too many": (["nc", 16, True, 4], "wrong arguments for DetectFree"),
     "none": ([], "wrong arguments for DetectFree: missing a required argument: 'num_classes'"),
 }

@@ -7,6 +7,7 @@ import torch
 
 from tests.randomize import randomize_
 from yolorep.models.detector import Detector, build_model
+from yolorep.models.heads.anchor import Detect
 from yolorep.models.heads.raw import Raw
 from yolorep.nn.reparam import count_parameters, fuse
 
@@ -37,6 +38,9 @@ COUNTS = {
     "yolov5/s-leakyrelu": 7_235_389,
     "yolov5s_mobileone": 7_546_493,
     "yolov5n_mobileone": 1_973_949,
+    "yolorep/n": 2_471_056,
+    "yolorep/s": 8_691_504,
+    "yolorep/m": 24_576_720,
 }
 STRIDES = {
     "yolov5/v3-tiny": (16, 32),
@@ -75,9 +79,11 @@ def test_runs_at_sizes_that_are_not_square(name: str) -> None:
         raw = model(torch.rand(2, 3, stride, 3 * stride))
         decoded = model.decode(raw)
     assert isinstance(raw, Raw)
+    boxes = 3 if isinstance(model.head, Detect) else 1  # a cell
     for level, own in zip(raw.levels, model.strides, strict=True):
-        assert level.shape == (2, 3, stride // own, 3 * stride // own, 8)
-    cells = sum(3 * 3 * (stride // own) ** 2 for own in model.strides)
+        height, width = stride // own, 3 * stride // own
+        assert level.shape == ((2, 3, height, width, 8) if boxes == 3 else (2, 4 * 16 + 3, height, width))
+    cells = sum(boxes * 3 * (stride // own) ** 2 for own in model.strides)
     assert decoded.boxes.shape == (2, cells, 4) and decoded.scores.shape == (2, cells, 3)
 
 

@@ -107,10 +107,8 @@ class DetectFree(DetectionHead):
     ) -> None:
         super().__init__()
         self.num_classes = check_classes(num_classes)
-        if not isinstance(reg_max, int) or isinstance(reg_max, bool) or reg_max < 1:
-            raise ValueError(f"expected reg_max of at least 1, the distances a side may have, found {reg_max!r}")
-        if not isinstance(one2one, bool):
-            raise ValueError(f"expected True or False for the one-to-one branch, found {one2one!r}")
+        if reg_max < 1:
+            raise ValueError(f"expected reg_max of at least 1, the distances a side may have, found {reg_max}")
         self.reg_max = reg_max
         self.strides = (1,) * len(in_channels)
 
