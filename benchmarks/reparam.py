@@ -13,6 +13,7 @@ import argparse
 import logging
 import os
 import platform
+import random
 import statistics
 import sys
 import tempfile
@@ -100,11 +101,13 @@ def measure(forms: dict[str, nn.Module], images: Tensor, engine: str, threads: i
         if not error < TOLERANCE:
             raise AssertionError(f"{name} differs from the unfused model by {error:.1e}")
     times: dict[str, list[float]] = {name: [] for name in runs}
+    order = random.Random(0)
     end = time.perf_counter() + seconds
-    while time.perf_counter() < end or len(times["fused"]) < 10:
-        for name, run in runs.items():
+    while time.perf_counter() < end or len(times["fused"]) < 8:
+        # In an order of its own every time: what ran just before leaves its caches and its memory behind.
+        for name in order.sample(sorted(runs), len(runs)):
             start = time.perf_counter()
-            run()
+            runs[name]()
             times[name].append((time.perf_counter() - start) * 1000)
     return {name: statistics.median(measured[2:]) for name, measured in times.items()}  # the first runs warm up
 

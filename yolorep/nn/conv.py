@@ -96,7 +96,7 @@ class Normalize(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         mean, std = (x.new_tensor(values).view(-1, 1, 1) for values in (self.mean, self.std))
-        return (x - mean) / std
+        return (x - mean).div_(std)  # of the difference only one copy is needed
 
 
 @register()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from torch import Tensor, nn
 
@@ -115,7 +116,7 @@ class MobileOneBlock(nn.Module):
 
     Args:
         se: squeeze-and-excite between convolution and activation.
-        activation: builds the activation; ``nn.Identity`` for none.
+        activation: builds the activation, by default a ReLU that writes where it read; ``nn.Identity`` for none.
     """
 
     def __init__(
@@ -128,7 +129,7 @@ class MobileOneBlock(nn.Module):
         groups: int = 1,
         branches: int = 1,
         se: bool = False,
-        activation: Callable[[], nn.Module] = nn.ReLU,
+        activation: Callable[[], nn.Module] = partial(nn.ReLU, inplace=True),  # noqa: B008  (makes nothing yet)
     ) -> None:
         super().__init__()
         self.conv: nn.Module = MobileOneConv(
@@ -167,6 +168,12 @@ class MobileOne(nn.Sequential):
 
     def __init__(self, c1: int, c2: int, n: int = 1, k: int = 1, s: int = 1, se: bool = False) -> None:
         super().__init__(MobileOneUnit(c1, c2, k, s, se=se), *(MobileOneUnit(c2, c2, k, se=se) for _ in range(n - 1)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for unit in self:  # block by block: a unit's input is given back before its second block runs
+            x = unit.dw(x)
+            x = unit.pw(x)
+        return x
 
 
 @register(channels=converts_exactly)

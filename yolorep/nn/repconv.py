@@ -104,7 +104,7 @@ class QARepVGG(nn.Module):
     def __init__(self, c1: int, c2: int, s: int = 1, g: int = 1) -> None:
         super().__init__()
         self.conv: nn.Module = QARepVGGConv(c1, c2, 3, s, groups=g)
-        self.act = nn.ReLU()
+        self.act = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.act(self.conv(x))

@@ -91,7 +91,7 @@ class RepVGGBlock(nn.Module):
         super().__init__()
         self.conv: nn.Module = RepVGGConv(in_channels, out_channels, 3, stride, groups=groups)
         self.se = SqueezeExcite(out_channels) if se else nn.Identity()
-        self.act = nn.ReLU()
+        self.act = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.act(self.se(self.conv(x)))
