@@ -48,7 +48,8 @@ def weights(tmp_path: Path) -> Path:
 def test_probabilities_are_the_unfused_networks(
     weights: Path, images: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    results = classify(ClassifyOptions(weights=str(weights), source=str(images), imgsz=32))
+    assert classify(ClassifyOptions(weights=str(weights), source=str(images), imgsz=32, json=True)) == 2
+    results = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [Path(result["path"]).name for result in results] == ["a.png", "b.png"]
     torch.manual_seed(0)
     network = build_network(MODEL, names=NAMES).eval()
@@ -59,6 +60,7 @@ def test_probabilities_are_the_unfused_networks(
     order = expected.argsort(descending=True)[:5].tolist()
     assert [name for name, _ in results[0]["top"]] == [NAMES[i] for i in order]
     assert [p for _, p in results[0]["top"]] == pytest.approx([float(expected[i]) for i in order], abs=1e-4)
+    assert main(["classify", "--weights", str(weights), "--source", str(images), "--imgsz", "32"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2 and lines[0].startswith(f"{images / 'a.png'}: {NAMES[order[0]]} ")
 
@@ -66,14 +68,16 @@ def test_probabilities_are_the_unfused_networks(
 def test_json_and_unreadable_images(weights: Path, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (images / "c.png").write_bytes(b"no image")
     assert main(["classify", "--weights", str(weights), "--source", str(images), "--imgsz", "32", "--json"]) == 0
-    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    printed = capsys.readouterr()
+    assert printed.err.startswith(f"skipped {images / 'c.png'}: ") and printed.err.count("\n") == 1
+    lines = [json.loads(line) for line in printed.out.splitlines()]
     assert [len(line["top"]) for line in lines] == [5, 5]
 
 
 def test_fused_checkpoints_run(weights: Path, images: Path, tmp_path: Path) -> None:
     fused, _ = fuse(build_network(MODEL, names=NAMES).eval(), strict=True)
     save_checkpoint(tmp_path / "fused.pt", fused, fused=True)
-    assert len(classify(ClassifyOptions(weights=str(tmp_path / "fused.pt"), source=str(images), imgsz=32))) == 2
+    assert classify(ClassifyOptions(weights=str(tmp_path / "fused.pt"), source=str(images), imgsz=32)) == 2
 
 
 @pytest.mark.parametrize("name", ["mobileone_s0", "repvgg_a0", "fastvit_t8"])
@@ -126,7 +130,8 @@ def test_refusals(weights: Path, images: Path, tmp_path: Path, capsys: pytest.Ca
     ):
         assert main(["classify", *arguments, "--imgsz", "32"]) == 2
         error = capsys.readouterr().err.strip()
-        assert message in error and "\n" not in error
+        *skipped, last = error.splitlines()
+        assert message in last and all(line.startswith("skipped ") for line in skipped)
     for command in ("detect", "export"):
         more = ["--source", str(images)] if command == "detect" else []
         assert main([command, "--weights", str(weights), *more]) == 2

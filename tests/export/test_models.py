@@ -1,7 +1,6 @@
 """Every shipped model can be exported, and real weights keep their detections."""
 
 import os
-import re
 import shutil
 import warnings
 from dataclasses import replace
@@ -34,14 +33,13 @@ FILES = sorted(
 FAST = ("mobileone/s0", "repvgg/a0", "repvgg/b1g4", "fastvit/t8", "fastvit/sa12")
 
 
-#: Backbones whose every operation another one has, at other widths and depths.
-ALIKE = re.compile(r"mobileone/s[1-3]|repvgg/(a[12]|b[0123]|b[23]g4)|fastvit/(t12|s12|sa24|sa36)")
-#: The shipped detectors, one of every kind fast, the rest slow. A classifier's backbone is its detector's.
-DETECTORS = [
-    pytest.param(name, marks=[] if name.removesuffix(".yaml") in FAST else [pytest.mark.slow])
-    for name in FILES
-    if not name.endswith("-cls.yaml") and not ALIKE.fullmatch(name.removesuffix(".yaml"))
-]
+def shipped(*, classifiers: bool) -> list[object]:
+    """The shipped detectors or classifiers, one of every kind fast, the rest slow."""
+    return [
+        pytest.param(name, marks=[] if name.removesuffix(".yaml").removesuffix("-cls") in FAST else [pytest.mark.slow])
+        for name in FILES
+        if name.endswith("-cls.yaml") == classifiers
+    ]
 
 
 def narrow(name: str):
@@ -61,7 +59,7 @@ def settle(network: nn.Module, size: int) -> None:
 SHARED = os.environ.get("YOLOREP_SHARED")
 
 
-@pytest.mark.parametrize("name", DETECTORS)
+@pytest.mark.parametrize("name", shipped(classifiers=False))
 def test_every_shipped_detector_exports(name, tmp_path):
     torch.manual_seed(0)
     model = build_model(narrow(name), num_classes=2)
@@ -85,8 +83,8 @@ def test_every_shipped_detector_exports(name, tmp_path):
         comparison.require_equal()
 
 
-@pytest.mark.parametrize("name", [f"{name}-cls.yaml" for name in FAST])
-def test_classifiers_export(name, tmp_path):
+@pytest.mark.parametrize("name", shipped(classifiers=True))
+def test_every_shipped_classifier_exports(name, tmp_path):
     torch.manual_seed(0)
     network = build_network(narrow(name), num_classes=7)
     settle(network, 64)

@@ -358,13 +358,13 @@ class TestWrongKernelsAreCaught:
             fuse(unit)
 
     @pytest.mark.parametrize(
-        "branches", [slice(1), slice(-1), slice(1, None)], ids=["main only", "no identity", "no main"]
+        "taken", [slice(1), slice(-1), slice(1, None)], ids=["main only", "no identity", "no main"]
     )
-    def test_branch_forgotten(self, unit: nn.Module, branches: slice, monkeypatch: pytest.MonkeyPatch) -> None:
-        from yolorep.nn import expand as module
+    def test_branch_forgotten(self, unit: nn.Module, taken: slice, monkeypatch: pytest.MonkeyPatch) -> None:
+        from yolorep.nn import branches as module
 
         right = module.merged
-        monkeypatch.setattr(module, "merged", lambda kernels: right(kernels[branches]))
+        monkeypatch.setattr(module, "merged", lambda kernels: right(kernels[taken]))
         with pytest.raises(FuseError, match="ExpandedConv fused wrongly"):
             fuse(unit)
 

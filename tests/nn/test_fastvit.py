@@ -339,9 +339,9 @@ class TestDropPath:
     ("make", "message"),
     [
         (lambda: FastViTAttention(48, 48), "multiples of 32.*48"),
-        (lambda: FastViTAttention(64, 32), "found 64 and 32"),
-        (lambda: RepMixer(8, 16), "found 8 and 16"),
-        (lambda: RepCPE(8, 16), "found 8 and 16"),
+        (lambda: FastViTAttention(64, 32), "found 32 for 64"),
+        (lambda: RepMixer(8, 16), "found 16 for 8"),
+        (lambda: RepCPE(8, 16), "found 16 for 8"),
         (lambda: RepMixer(8, 8, 2, drop_path=[0.1]), r"expected 2 drop path rates.*\[0\.1\]"),
         (lambda: FastViTAttention(32, 32, 1, drop_path=[0.1, 0.2]), "expected 1 drop path rates"),
         (lambda: RepMixer(8, 8, 1, drop_path=[1.0]), r"in \[0, 1\)"),

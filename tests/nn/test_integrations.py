@@ -311,7 +311,7 @@ def test_rows_build_and_fuse() -> None:
 
 def test_channels_that_a_row_would_change_are_refused_by_name() -> None:
     rows = MODEL | {"backbone": [[-1, 1, "RepVGG", [16, 2]], [-1, 1, "CA", [32]]]}
-    with pytest.raises(UserError, match=r"backbone row 1 .*CA keeps its channels.*found 32 for 16"):
+    with pytest.raises(UserError, match=r"backbone row 1 .*as many output as input channels.*found 32 for 16"):
         build_model(rows | {"head": [[[-1], 1, "Detect", ["nc", "anchors"]]]})
 
 

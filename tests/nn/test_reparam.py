@@ -76,10 +76,10 @@ def test_mobileone_conv_equals_its_kernel(
     assert error <= 1e-9 * (1 + largest + expected.abs().max())
 
 
-# Row type to the arguments it is built with, between 8 channels and 8 channels.
-ROWS = {name: row for name, row in ROW_TYPES.items() if row.channels.__name__.startswith("converts")}
+# Every row that is built for input and output channels.
+ROWS = {name: row for name, row in ROW_TYPES.items() if row.channels.__name__.startswith(("converts", "stays"))}
 EXTRA_ARGUMENTS = {"MobileOne": (2, 4, 2), "Focus": (3,), "Conv": (3, 2), "SPP": ((3, 5),), "C3TR": (2,)}
-CHANNELS = 16
+CHANNELS = 32  # an attention head
 
 
 def build(name: str) -> nn.Module:

@@ -14,7 +14,7 @@ from tests.nn.test_repvgg import assert_equals_its_kernel
 from tests.randomize import randomize_
 from yolorep.errors import FuseError
 from yolorep.models.detector import build_model
-from yolorep.nn import repconv, repvgg
+from yolorep.nn import branches, repconv
 from yolorep.nn.kernels import ConvKernel, merged
 from yolorep.nn.reparam import count_parameters, fuse
 from yolorep.nn.repconv import QARepVGG, QARepVGGConv, RepConv
@@ -117,7 +117,7 @@ def test_a_forgotten_branch_is_caught(left_out: int, monkeypatch: pytest.MonkeyP
     def wrong(kernels: list[ConvKernel]) -> ConvKernel:
         return merged([kernel.scaled(0.0) if i == left_out else kernel for i, kernel in enumerate(kernels)])
 
-    for module in (repvgg, repconv):
+    for module in (branches, repconv):
         monkeypatch.setattr(module, "merged", wrong)
     for kind, row in rows.items():
         with pytest.raises(FuseError, match=f"{kind} fused wrongly"):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tests.randomize import randomize_
 from yolorep.errors import FuseError, UserError
 from yolorep.models.detector import build_model
-from yolorep.nn import repvgg
+from yolorep.nn import branches
 from yolorep.nn.conv import ConvBN
 from yolorep.nn.kernels import ConvKernel, merged
 from yolorep.nn.mobileone import SqueezeExcite
@@ -196,6 +196,6 @@ def dense_identity(kernels: Sequence[ConvKernel]) -> ConvKernel:
 def test_a_wrong_fold_is_caught(wrong: Merge, monkeypatch: pytest.MonkeyPatch) -> None:
     block = randomize_(RepVGGBlock(16, 16, groups=4).eval())
     fuse(block)
-    monkeypatch.setattr(repvgg, "merged", wrong)
+    monkeypatch.setattr(branches, "merged", wrong)
     with pytest.raises(FuseError, match="RepVGGConv fused wrongly"):
         fuse(block)

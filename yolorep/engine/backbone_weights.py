@@ -31,8 +31,8 @@ from yolorep.models.published import (
 )
 
 ENDINGS = (".safetensors", ".pt", ".pth", ".pth.tar", ".bin")
-#: Endings of a path's last part by which it is a file, not a hub id.
-FILE_SUFFIXES = (".pt", ".pth", ".tar", ".bin", ".safetensors", ".onnx", ".torchscript", ".yaml")
+#: Endings by which a name is a file's, though of another kind, not a hub id.
+OTHER_ENDINGS = (".onnx", ".torchscript", ".yaml")
 #: What files wrap their tensors in; averaged weights are the published ones where a file has both.
 WRAPPERS = ("state_dict_ema", "state_dict", "model")
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
@@ -271,7 +271,7 @@ def read_published(source: str | Path) -> Published:
     path = Path(source)
     if not path.is_file():
         # A mistyped path must not reach the network: its folder exists, or its ending is one of a file.
-        local = path.exists() or path.parent.is_dir() or path.suffix in FILE_SUFFIXES
+        local = path.exists() or path.parent.is_dir() or source.endswith((*ENDINGS, *OTHER_ENDINGS))
         if local or not _HUB_ID.fullmatch(source):
             raise UserError(f"{source}: no such file; expected published weights ({', '.join(ENDINGS)}) or a hub id")
         path = _fetch(source)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,6 @@ import torchvision.transforms.v2.functional as transforms
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 
-from yolorep.console import say
 from yolorep.engine.backbone_weights import build_published
 from yolorep.engine.checkpoint import is_checkpoint, load_checkpoint
 from yolorep.engine.device import select_device
@@ -53,11 +53,14 @@ DEFAULT = Preprocessing(224, 0.875, InterpolationMode.BILINEAR)
 FASTVIT = Preprocessing(256, 0.9, InterpolationMode.BICUBIC)
 
 
-def classify(options: ClassifyOptions) -> list[dict[str, Any]]:
+def classify(options: ClassifyOptions) -> int:
     """Prints the five likeliest classes of everything the source names; the network runs fused.
 
+    With ``--json`` a line is an object: the image's ``path``, ``frame`` number and ``top``, pairs of name and
+    probability, likeliest first. An input that cannot be read is reported on stderr and the rest goes on.
+
     Returns:
-        Per image or frame its ``path``, ``frame`` number and ``top``: pairs of name and probability, likeliest first.
+        How many images and frames were read.
 
     Raises:
         UserError: if an option is wrong, the weights are no classifier, or not one input could be read.
@@ -68,17 +71,17 @@ def classify(options: ClassifyOptions) -> list[dict[str, Any]]:
     device = select_device(options.device)
     model = fuse(load_classifier(options.weights))[0].to(device)
     prepare = preprocessing(model, size=options.imgsz)
-    results = []
+    count = 0
     for frame in frames:
         if isinstance(frame, Unreadable):
-            if not options.json:
-                say(f"skipped {frame.path}: {frame.reason}")
+            print(f"skipped {frame.path}: {frame.reason}", file=sys.stderr)
             continue
-        results.append(_classify(model, frame, prepare, device=device))
-        print(json.dumps(results[-1]) if options.json else _line(results[-1], frame), flush=True)
-    if not results:
+        result = _classify(model, frame, prepare, device=device)
+        print(json.dumps(result) if options.json else _line(result, frame), flush=True)
+        count += 1
+    if not count:
         raise UserError(f"--source {options.source}: not one image could be read")
-    return results
+    return count
 
 
 def load_classifier(weights: str) -> Classifier:

@@ -64,17 +64,11 @@ class AnchorFreeLoss:
     Args:
         head: The head whose predictions are judged.
         gains: Weights of the terms.
-
-    Attributes:
-        one2many: Weight of the one-to-many branch.
-        one2one: Weight of the one-to-one branch.
     """
 
     def __init__(self, head: DistanceHead, gains: AnchorFreeLossGains | None = None) -> None:
         self.head = head
         self.gains = gains or AnchorFreeLossGains()
-        self.one2many = 1.0
-        self.one2one = 1.0
 
     @classmethod
     def from_hyp(cls, head: DistanceHead, hyp: Hyp, *, image_size: int, label_smoothing: float = 0.0) -> AnchorFreeLoss:
@@ -101,9 +95,9 @@ class AnchorFreeLoss:
             The terms; ``total`` is the only one that carries gradients.
         """
         with torch.autocast(raw.levels[0].device.type, enabled=False):
-            parts = self.one2many * self._branch(raw.levels, targets, one_to_one=False)
+            parts = self._branch(raw.levels, targets, one_to_one=False)
             if raw.one2one is not None:
-                parts = parts + self.one2one * self._branch(raw.one2one, targets, one_to_one=True)
+                parts = parts + self._branch(raw.one2one, targets, one_to_one=True)
             total = parts.sum() * raw.levels[0].shape[0]
         names = ("box", "cls", "l1" if self.head.reg_max == 1 else "dfl")
         return LossTerms(total, dict(zip(names, parts.detach(), strict=True)))

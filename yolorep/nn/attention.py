@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from yolorep.nn.conv import ConvBN
-from yolorep.nn.registry import converts_exactly, register
+from yolorep.nn.registry import check_kept, converts_exactly, register
 
 
 @register(channels=converts_exactly)
@@ -26,7 +26,7 @@ class CA(nn.Module):
 
     def __init__(self, c1: int, c2: int, reduction: int = 32) -> None:
         super().__init__()
-        _check_kept("CA", c1, c2)
+        check_kept(c1, c2)
         if reduction < 1:
             raise ValueError(f"expected a reduction of at least 1, found {reduction}")
         hidden = max(8, c1 // reduction)
@@ -78,10 +78,5 @@ class CB2D(nn.Sequential):
     """
 
     def __init__(self, c1: int, c2: int, n: int = 1) -> None:
-        _check_kept("CB2D", c1, c2)
+        check_kept(c1, c2)
         super().__init__(*(ContextBlock(c1) for _ in range(n)))
-
-
-def _check_kept(name: str, c1: int, c2: int) -> None:
-    if c1 != c2:
-        raise ValueError(f"{name} keeps its channels: expected as many output as input channels, found {c2} for {c1}")

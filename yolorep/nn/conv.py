@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from yolorep.nn.registry import concatenates, keeps, register
-from yolorep.nn.reparam import ConvKernel, FoldRecord, Reparameterizable
+from yolorep.nn.reparam import ConvKernel, FoldRecord, Reparameterizable, trainable_like
+from yolorep.nn.space_to_depth import space_to_depth
 
 Activation = Callable[[], nn.Module]
 
@@ -22,7 +23,7 @@ class StridedPointwise(nn.Conv2d):
     """An unpadded 1×1 convolution with a stride that picks its pixels first.
 
     The same function as ``nn.Conv2d``. With few input channels in channels_last, oneDNN's weight gradient of the
-    strided form writes past its buffer on CPUs (uxlfoundation/oneDNN issue 6035): wrong gradients or a crash.
+    strided form writes past its buffer on CPUs (uxlfoundation/oneDNN#6035): wrong gradients or a crash.
     """
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -172,8 +173,7 @@ class Focus(nn.Module):
         self.conv = Conv(4 * c1, c2, k, s, p, g, 1, act, activation=activation)
 
     def forward(self, x: Tensor) -> Tensor:
-        blocks = (x[..., ::2, ::2], x[..., 1::2, ::2], x[..., ::2, 1::2], x[..., 1::2, 1::2])
-        return self.conv(torch.cat(blocks, dim=1))
+        return self.conv(space_to_depth(x))
 
 
 @register()
@@ -239,8 +239,7 @@ def fold_norm_after_concat(convs: Sequence[nn.Conv2d], bn: nn.BatchNorm2d) -> li
     folded, start = [], 0
     for conv in convs:
         kernel = ConvKernel.of(conv).then_bn(bn, channels=slice(start, start + conv.out_channels))
-        trainable = any(parameter.requires_grad for parameter in (*conv.parameters(), *bn.parameters()))
-        folded.append(kernel.to_conv().requires_grad_(trainable))
+        folded.append(trainable_like(kernel.to_conv(), conv, bn))
         start += conv.out_channels
     return folded
 

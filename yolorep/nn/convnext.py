@@ -8,7 +8,7 @@ from yolorep.nn.conv import Activation
 from yolorep.nn.csp import C3
 from yolorep.nn.layer_scale import LayerScale
 from yolorep.nn.registry import register
-from yolorep.nn.reparam import FoldRecord, LinearKernel
+from yolorep.nn.reparam import FoldRecord, LinearKernel, trainable_like
 
 
 class ConvNeXtBlock(nn.Module):
@@ -41,8 +41,7 @@ class ConvNeXtBlock(nn.Module):
         scale = self.layer_scale
         if not isinstance(scale, LayerScale):
             return []
-        trainable = any(parameter.requires_grad for parameter in (*self.fc2.parameters(), scale.gamma))
-        self.fc2 = LinearKernel.of(self.fc2).scaled(scale.gamma).to_linear().requires_grad_(trainable)
+        self.fc2 = trainable_like(LinearKernel.of(self.fc2).scaled(scale.gamma).to_linear(), self.fc2, scale)
         self.layer_scale = nn.Identity()
         return [FoldRecord("layer_scale", ("fc2",))]
 

@@ -15,9 +15,10 @@ from typing import Any, Protocol, runtime_checkable
 from torch import Tensor, nn
 
 from yolorep.errors import suggest
+from yolorep.nn.branches import BranchSum
 from yolorep.nn.conv import ConvBN, StridedPointwise
-from yolorep.nn.kernels import ConvKernel, merged
-from yolorep.nn.reparam import Model, Reparameterizable, outermost_units
+from yolorep.nn.kernels import ConvKernel
+from yolorep.nn.reparam import Model, outermost_units
 
 #: Kind of rule to the number of k×k branches it makes unless told otherwise.
 KINDS = {"mobileone": 4, "repvgg": 1}
@@ -70,7 +71,7 @@ class ExpandRule:
         return f"{self.kind}:k={self.branches}"
 
 
-class ExpandedConv(Reparameterizable):
+class ExpandedConv(BranchSum):
     """A pretrained conv-BN and fresh branches beside it: one convolution of the pretrained one's shape once fused.
 
     The fresh branches' BatchNorm gains are zero: at first they add nothing, but gradients reach the gains, and the
@@ -91,28 +92,23 @@ class ExpandedConv(Reparameterizable):
     def __init__(self, main: ConvBN, *, branches: int = 1) -> None:
         super().__init__()
         self.main = main
+        self.groups = main.conv.groups
         self.branches = nn.ModuleList(_fresh(main) for _ in range(branches - 1))
         self.scale = _fresh(main, pointwise=True) if takes_scale(main) else None
         self.identity = _zero_gain(main.bn) if takes_identity(main) else None
         self.training = self.branches.training = main.training
 
+    def parts(self) -> list[nn.Module]:
+        parts: list[nn.Module | None] = [self.main, *self.branches, self.scale, self.identity]
+        return [part for part in parts if part is not None]
+
     def forward(self, x: Tensor) -> Tensor:
         total: Tensor = self.main(x)
-        for branch in self.branches:
-            total = total + branch(x)
-        if self.scale is not None:
+        height, width = total.shape[2:]
+        for part in self.parts()[1:]:
             # Of an image with an odd side an even kernel makes one row or column less than a 1×1 of the same stride.
-            height, width = total.shape[2:]
-            total = total + self.scale(x)[..., :height, :width]
-        if self.identity is not None:
-            total = total + self.identity(x)
+            total = total + part(x)[..., :height, :width]
         return total
-
-    def kernel(self) -> ConvKernel:
-        kernels = [unit.kernel() for unit in self.modules() if isinstance(unit, ConvBN)]  # main is the first
-        if self.identity is not None:
-            kernels.append(ConvKernel.of_bn(self.identity, self.main.conv.groups))
-        return merged(kernels)
 
 
 @runtime_checkable

@@ -12,12 +12,12 @@ from typing import Any
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
+from yolorep.nn.branches import BranchSum
 from yolorep.nn.conv import ConvBN, as_conv
-from yolorep.nn.kernels import merged
 from yolorep.nn.layer_scale import LayerScale2d
 from yolorep.nn.mobileone import BN_EPS, BN_MOMENTUM, MobileOneBlock, MobileOneConv
-from yolorep.nn.registry import Plan, Scale, converts_exactly, register, stays
-from yolorep.nn.reparam import ConvKernel, FoldRecord, Reparameterizable
+from yolorep.nn.registry import Plan, Scale, check_kept, converts_exactly, register, stays
+from yolorep.nn.reparam import ConvKernel, FoldRecord, Reparameterizable, trainable_like
 
 
 def converts_to_multiple(in_channels: Sequence[int], args: Sequence[Any], scale: Scale) -> Plan:
@@ -45,7 +45,7 @@ class FastViTStem(nn.Sequential):
         )
 
 
-class LargeKernelConv(Reparameterizable):
+class LargeKernelConv(BranchSum):
     """Sum of a 7×7 and a 3×3 conv-BN with stride 2 and one group an input channel: one 7×7 convolution once fused.
 
     Shape: (batch, in_channels, h, w) -> (batch, out_channels, h / 2, w / 2), rounded up.
@@ -60,11 +60,8 @@ class LargeKernelConv(Reparameterizable):
         self.large_conv = _conv_bn(in_channels, out_channels, 7, stride=2)
         self.small_conv = _conv_bn(in_channels, out_channels, 3, stride=2)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.large_conv(x) + self.small_conv(x)
-
-    def kernel(self) -> ConvKernel:
-        return merged([self.large_conv.kernel(), self.small_conv.kernel()])
+    def parts(self) -> list[nn.Module]:
+        return [self.large_conv, self.small_conv]
 
 
 @register(channels=converts_to_multiple)
@@ -131,8 +128,7 @@ class ConvFFN(nn.Module):
     def fold_scale_(self, scale: LayerScale2d) -> None:
         """Lets the last 1×1 convolution take up the layer scale that follows this module."""
         fc2 = as_conv(self.fc2)
-        trainable = any(parameter.requires_grad for parameter in (*fc2.parameters(), scale.gamma))
-        self.fc2 = ConvKernel.of(fc2).scaled(scale.gamma.flatten()).to_conv().requires_grad_(trainable)
+        self.fc2 = trainable_like(ConvKernel.of(fc2).scaled(scale.gamma.flatten()).to_conv(), fc2, scale)
 
 
 class RepMixerBlock(nn.Module):
@@ -222,12 +218,6 @@ def drop_rates(n: int, drop_path: Sequence[float] | None) -> Sequence[float]:
     if len(rates) != n or not all(0 <= rate < 1 for rate in rates):
         raise ValueError(f"expected {n} drop path rates in [0, 1), one a block, found {rates}")
     return rates
-
-
-def check_kept(c1: int, c2: int) -> None:
-    """Raises ValueError unless a row that cannot change channels is asked to keep them."""
-    if c1 != c2:
-        raise ValueError(f"expected as many output as input channels, found {c1} and {c2}")
 
 
 def initialize_linear_(module: nn.Module) -> None:

@@ -8,11 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
-from yolorep.nn.fastvit import ConvFFN, check_kept, drop_rates, initialize_linear_
+from yolorep.nn.fastvit import ConvFFN, drop_rates, initialize_linear_
 from yolorep.nn.layer_scale import LayerScale2d
 from yolorep.nn.mobileone import BN_EPS, BN_MOMENTUM
-from yolorep.nn.registry import register, stays
-from yolorep.nn.reparam import FoldRecord, LinearKernel
+from yolorep.nn.registry import check_kept, register, stays
+from yolorep.nn.reparam import FoldRecord, LinearKernel, trainable_like
 
 #: Channels of one attention head.
 HEAD_DIM = 32
@@ -73,12 +73,12 @@ class AttentionBlock(nn.Module):
         attention = self.token_mixer
         if isinstance(self.norm, nn.BatchNorm2d):
             folded = LinearKernel.of(_as_linear(attention.qkv)).after_bn(self.norm)
-            attention.qkv = _to_linear(folded, attention.qkv, self.norm)
+            attention.qkv = trainable_like(folded.to_linear(), attention.qkv, self.norm)
             self.norm = nn.Identity()
             records.append(FoldRecord("norm", ("token_mixer.qkv",)))
         if isinstance(self.layer_scale_1, LayerScale2d):
             folded = LinearKernel.of(_as_linear(attention.proj)).scaled(self.layer_scale_1.gamma.flatten())
-            attention.proj = _to_linear(folded, attention.proj, self.layer_scale_1)
+            attention.proj = trainable_like(folded.to_linear(), attention.proj, self.layer_scale_1)
             self.layer_scale_1 = nn.Identity()
             records.append(FoldRecord("layer_scale_1", ("token_mixer.proj",)))
         if isinstance(self.layer_scale_2, LayerScale2d):
@@ -108,9 +108,3 @@ def _as_linear(module: nn.Module) -> nn.Linear:
     """``module`` as the linear layer it is known to be."""
     assert isinstance(module, nn.Linear), type(module)
     return module
-
-
-def _to_linear(kernel: LinearKernel, *sources: nn.Module) -> nn.Linear:
-    """The kernel as a layer, trainable if any of the modules it came from was."""
-    trainable = any(parameter.requires_grad for source in sources for parameter in source.parameters())
-    return kernel.to_linear().requires_grad_(trainable)

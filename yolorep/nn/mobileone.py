@@ -7,16 +7,15 @@ from functools import partial
 
 from torch import Tensor, nn
 
+from yolorep.nn.branches import BranchSum
 from yolorep.nn.conv import ConvBN
-from yolorep.nn.kernels import merged
 from yolorep.nn.registry import converts_exactly, register
-from yolorep.nn.reparam import ConvKernel, Reparameterizable
 
 #: BatchNorm constants of the published backbones.
 BN_EPS, BN_MOMENTUM = 1e-5, 0.1
 
 
-class MobileOneConv(Reparameterizable):
+class MobileOneConv(BranchSum):
     """Sum of k conv-BN branches, a 1×1 conv-BN "scale" branch and a BN identity: one convolution once fused.
 
     Shape: (batch, in_channels, h, w) -> (batch, out_channels, h / stride, w / stride).
@@ -72,24 +71,9 @@ class MobileOneConv(Reparameterizable):
             raise ValueError("expected at least one branch: k×k branches, scale or identity")
         self.groups = groups
 
-    def forward(self, x: Tensor) -> Tensor:
-        outputs = [branch(x) for branch in self.conv_kxk]
-        if self.conv_scale is not None:
-            outputs.append(self.conv_scale(x))
-        if self.identity is not None:
-            outputs.append(self.identity(x))
-        total = outputs[0]
-        for output in outputs[1:]:
-            total = total + output
-        return total
-
-    def kernel(self) -> ConvKernel:
-        kernels = [branch.kernel() for branch in self.conv_kxk]
-        if self.conv_scale is not None:
-            kernels.append(self.conv_scale.kernel())
-        if self.identity is not None:
-            kernels.append(ConvKernel.of_bn(self.identity, self.groups))
-        return merged(kernels)
+    def parts(self) -> list[nn.Module]:
+        parts: list[nn.Module | None] = [*self.conv_kxk, self.conv_scale, self.identity]
+        return [part for part in parts if part is not None]
 
 
 class SqueezeExcite(nn.Module):

@@ -81,6 +81,12 @@ def stays(in_channels: Sequence[int], args: Sequence[Any], scale: Scale) -> Plan
     return Plan((channels, channels, *args), channels)
 
 
+def check_kept(c1: int, c2: int) -> None:
+    """Raises ValueError unless a block that cannot change channels is asked to keep them."""
+    if c1 != c2:
+        raise ValueError(f"expected as many output as input channels, for they are kept; found {c2} for {c1}")
+
+
 def concatenates(in_channels: Sequence[int], args: Sequence[Any], scale: Scale) -> Plan:
     """Arguments as they are, channels of all inputs added."""
     return Plan(tuple(args), sum(in_channels))

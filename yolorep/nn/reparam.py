@@ -51,8 +51,7 @@ class Reparameterizable(nn.Module, ABC):
         like = next(self.parameters())
         # Where there are only shapes to fold, on the meta device, nothing is moved.
         exact = copy.deepcopy(self).to(like.device if like.is_meta else "cpu", torch.float64)
-        conv = exact.kernel().to_conv()
-        conv.requires_grad_(any(parameter.requires_grad for parameter in self.parameters()))
+        conv = trainable_like(exact.kernel().to_conv(), self)
         return conv.to(like.device, like.dtype).train(self.training)
 
 
@@ -62,6 +61,11 @@ class FoldRecord:
 
     path: str
     into: tuple[str, ...]
+
+
+def trainable_like(layer: Model, *sources: nn.Module) -> Model:
+    """``layer``, trainable if anything was in the modules that it is made of."""
+    return layer.requires_grad_(any(parameter.requires_grad for source in sources for parameter in source.parameters()))
 
 
 @runtime_checkable

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from yolorep.nn.branches import BranchSum
 from yolorep.nn.conv import ConvBN
-from yolorep.nn.kernels import merged
 from yolorep.nn.mobileone import BN_EPS, BN_MOMENTUM, SqueezeExcite
 from yolorep.nn.registry import converts_exactly, register
-from yolorep.nn.reparam import ConvKernel, Reparameterizable
 
 
-class RepVGGConv(Reparameterizable):
+class RepVGGConv(BranchSum):
     """Sum of a k×k conv-BN, a 1×1 conv-BN and a BN identity: one k×k convolution once fused.
 
     Shape: (batch, in_channels, h, w) -> (batch, out_channels, ceil(h / stride), ceil(w / stride)).
@@ -48,16 +47,11 @@ class RepVGGConv(Reparameterizable):
         self.conv_1x1 = branch(1)
         can_skip = skip and in_channels == out_channels and stride == 1
         self.identity = nn.BatchNorm2d(in_channels, eps, momentum) if can_skip else None
+        self.groups = groups
 
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.conv_kxk(x) + self.conv_1x1(x)
-        return y if self.identity is None else y + self.identity(x)
-
-    def kernel(self) -> ConvKernel:
-        kernels = [self.conv_kxk.kernel(), self.conv_1x1.kernel()]
-        if self.identity is not None:
-            kernels.append(ConvKernel.of_bn(self.identity, self.conv_kxk.conv.groups))
-        return merged(kernels)
+    def parts(self) -> list[nn.Module]:
+        convs: list[nn.Module] = [self.conv_kxk, self.conv_1x1]
+        return convs if self.identity is None else [*convs, self.identity]
 
 
 def check_geometry(in_channels: int, out_channels: int, kernel_size: int, stride: int, *, groups: int) -> None:

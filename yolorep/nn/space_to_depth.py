@@ -35,7 +35,16 @@ class SpaceToDepth(nn.Module):
             raise ValueError(f"space_to_depth moves pixels into dimension 1, the channels; found {dimension}")
 
     def forward(self, x: Tensor) -> Tensor:
-        height, width = x.shape[2:]
-        if height % 2 or width % 2:
-            raise ValueError(f"space_to_depth needs an even height and width, found {height}×{width}")
-        return torch.cat((x[..., ::2, ::2], x[..., 1::2, ::2], x[..., ::2, 1::2], x[..., 1::2, 1::2]), dim=1)
+        return space_to_depth(x)
+
+
+def space_to_depth(x: Tensor) -> Tensor:
+    """(batch, channels, h, w) with even h, w to (batch, 4 · channels, h / 2, w / 2), in Focus' order.
+
+    Raises:
+        ValueError: for an odd height or width.
+    """
+    height, width = x.shape[2:]
+    if height % 2 or width % 2:
+        raise ValueError(f"pixels move into channels at an even height and width, found {height}×{width}")
+    return torch.cat((x[..., ::2, ::2], x[..., 1::2, ::2], x[..., ::2, 1::2], x[..., 1::2, 1::2]), dim=1)

@@ -36,7 +36,7 @@ class OnnxBackend(Backend):
         settings.log_severity_level = 3  # errors only: warnings are about the graph, which a user cannot change
         try:
             self._session = onnxruntime.InferenceSession(str(path), settings, providers=[provider])
-        except Exception as error:  # onnxruntime's errors share no other base class
+        except _errors() as error:
             raise UserError(f"{path}: expected an ONNX file, onnxruntime says: {_first_line(error)}") from error
         self._path = path
         metadata = Metadata.from_strings(self._session.get_modelmeta().custom_metadata_map, path=path)
@@ -58,10 +58,28 @@ class OnnxBackend(Backend):
         inputs = images.numpy().astype(np.float32) / np.float32(255)
         try:
             boxes, scores = self._session.run(["boxes", "scores"], {"images": inputs})
-        except Exception as error:  # as above
+        except _errors() as error:
             raise UserError(f"{self._path}: onnxruntime could not run it: {_first_line(error)}") from error
         decoded = Decoded(torch.from_numpy(boxes), torch.from_numpy(scores))
         return check_outputs(decoded, batch=len(images), classes=len(self.names), path=self._path)
+
+
+def _errors() -> tuple[type[Exception], ...]:
+    """Onnxruntime's errors, which share no base class, and what its Python side raises of its own."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    own = (
+        state.EPFail,
+        state.Fail,
+        state.InvalidArgument,
+        state.InvalidGraph,
+        state.InvalidProtobuf,
+        state.NoModel,
+        state.NoSuchFile,
+        state.NotImplemented,
+        state.RuntimeException,
+    )
+    return *own, RuntimeError, ValueError
 
 
 def _provider(available: list[str], device: torch.device) -> str | tuple[str, dict[str, int]]:
