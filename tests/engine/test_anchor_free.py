@@ -6,12 +6,11 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import cv2
-import numpy as np
 import pytest
 import torch
 import yaml
 
+from tests.engine import toy_run
 from yolorep.cli import main
 from yolorep.engine.callbacks import read_results
 from yolorep.engine.checkpoint import load_checkpoint, save_checkpoint
@@ -32,32 +31,10 @@ MODEL = {
 
 
 @pytest.fixture
-def options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainOptions:
-    """Of a run with pictures of one square each."""
-    monkeypatch.setenv("YOLOREP_CACHE", str(tmp_path / "cache"))
-    rng = np.random.default_rng(0)
-    for split, count in (("train", 6), ("val", 3)):
-        (tmp_path / "images" / split).mkdir(parents=True)
-        (tmp_path / "labels" / split).mkdir(parents=True)
-        for index in range(count):
-            image = np.full((64, 64, 3), 40, np.uint8)
-            x, y, kind = rng.integers(0, 32), rng.integers(0, 32), rng.integers(0, 2)
-            image[y : y + 30, x : x + 30, kind] = 250
-            cv2.imwrite(str(tmp_path / "images" / split / f"{index}.png"), image)
-            row = f"{kind} {(x + 15) / 64} {(y + 15) / 64} {30 / 64} {30 / 64}\n"
-            (tmp_path / "labels" / split / f"{index}.txt").write_text(row)
-    (tmp_path / "model.yaml").write_text(yaml.safe_dump(MODEL))
-    (tmp_path / "data.yaml").write_text("{train: images/train, val: images/val, names: [blue, green]}")
-    return TrainOptions(
-        cfg=str(tmp_path / "model.yaml"),
-        data=str(tmp_path / "data.yaml"),
-        epochs=2,
-        batch_size=2,
-        imgsz=64,
-        device="cpu",
-        workers=0,
-        project=str(tmp_path / "runs"),
-    )
+def options(work: Path) -> TrainOptions:
+    """Of a run on the toy data."""
+    (work / "model.yaml").write_text(yaml.safe_dump(MODEL))
+    return toy_run.options(work, epochs=2)
 
 
 @pytest.mark.parametrize(("reg_max", "terms"), [(4, ["box", "cls", "dfl"]), (1, ["box", "cls", "l1"])])

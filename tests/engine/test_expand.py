@@ -11,7 +11,7 @@ import torch
 import yaml
 from torch import nn
 
-from tests.engine.test_train import MODEL, options, plots, same_weights, stop_at, work  # noqa: F401  (fixtures)
+from tests.engine.toy_run import MODEL, options, same_weights, stop_at
 from tests.randomize import randomize_
 from yolorep.engine.build import load_model
 from yolorep.engine.checkpoint import load_checkpoint, save_checkpoint
@@ -25,6 +25,7 @@ from yolorep.nn.reparam import count_parameters, fuse
 from yolorep.options import TrainOptions
 
 NAMES = ("blue", "green")
+pytestmark = pytest.mark.usefixtures("plots")
 
 
 @pytest.fixture
@@ -174,7 +175,7 @@ def test_nothing_to_expand_is_one_line(tmp_path: Path) -> None:
         starting_model(str(tmp_path / "m.yaml"), None, names=NAMES, expand="repvgg")
 
 
-def test_a_run_is_resumed_with_its_branches(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_a_run_is_resumed_with_its_branches(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = train(options(work, name="whole", epochs=2, expand="mobileone:k=2"))
     with monkeypatch.context() as context:
         stop_at(context, 4, KeyboardInterrupt())
