@@ -12,8 +12,8 @@ from torch import nn
 
 from tests.randomize import randomize_
 from yolorep.config import resources_dir
+from yolorep.nn.branches import BranchSum
 from yolorep.nn.conv import ConvBN
-from yolorep.nn.kernels import merged
 from yolorep.nn.registry import register
 from yolorep.nn.reparam import ConvKernel, Reparameterizable, fuse
 
@@ -57,7 +57,7 @@ def test_the_blocks_to_add_work(monkeypatch: pytest.MonkeyPatch) -> None:
             "Tensor": torch.Tensor,
             "nn": nn,
             "register": register,
-            "merged": merged,
+            "BranchSum": BranchSum,
             "ConvBN": ConvBN,
             "ConvKernel": ConvKernel,
             "Reparameterizable": Reparameterizable,
