@@ -30,16 +30,14 @@ from peers.machine import machine, now, versions
 from peers.ours import Yolorep
 from peers.plots import plot_latency, plot_wall_time
 from peers.process import ProgramFailed
-from peers.program import Program, Trained
+from peers.program import Program
 from peers.report import class_table, make_rows, markdown_table
-from peers.store import Key, Record, Store, complete_sitting, network_label
+from peers.runs import load_splits, train_and_score
+from peers.store import Key, Record, Store, canonical, complete_sitting, network_label
 from peers.theirs import Ultralytics
 from peers.view import copy_data
 
-from yolorep.config import find_config, resources_dir
 from yolorep.data.annotations import Annotations
-from yolorep.data.catalog import load_data_config
-from yolorep.data.scan import load_annotations
 from yolorep.errors import UserError, YolorepError
 from yolorep.files import write_text
 
@@ -140,7 +138,16 @@ class Benchmark:
         for number, key in enumerate(missing, start=1):
             print(f"{number}/{len(missing)} {key.label}, seed {key.seed}: {key.epochs} epochs", flush=True)
             try:
-                self._train_one(key)
+                record = train_and_score(
+                    self.programs[key.program],
+                    key,
+                    folder=self.output / "runs" / key.slug,
+                    splits=self.splits,
+                    sitting=self.sitting,
+                    threads=args.threads,
+                    redo=args.redo,
+                )
+                self.store.save(record)
             except ProgramFailed as error:
                 failed.append(f"{key.label}, seed {key.seed}: {error}")
                 print(f"  failed: {error}", flush=True)
@@ -216,42 +223,8 @@ class Benchmark:
             plot_latency(rows, self.output / f"{name}_latency_{split}.png", split=split, imgsz=pixels)
         print(f"\n{text}\n\nwritten: {self.output / name}.md, .json and .png", flush=True)
 
-    def _train_one(self, key: Key) -> None:
-        folder = self.output / "runs" / key.slug
-        done = folder / "trained.json"
-        program = self.programs[key.program]
-        if self.args.redo or not done.is_file():
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(parents=True)
-            trained = program.train(key, folder)
-            content = {
-                "sitting": self.sitting,
-                "date": now(),
-                "wall_seconds": trained.wall_seconds,
-                "threads": self.args.threads,
-                "weights": str(trained.weights),
-                "machine": machine(),
-                "versions": versions(),
-            }
-            # Kept apart from the scores: a training is not lost if scoring is interrupted.
-            write_text(done, json.dumps(content, indent=2))
-        content = json.loads(done.read_text(encoding="utf-8"))
-        trained = Trained(Path(content["weights"]), content["wall_seconds"])
-        evaluated = program.evaluate(
-            key,
-            trained.weights,
-            folder,
-            {split: self.splits[split] for split in ("val", "test") if split in self.splits},
-        )
-        self.store.save(Record(key=key, **content, **asdict(evaluated)))
-        aps = ", ".join(f"{split} {scores['AP']:.3f}" for split, scores in evaluated.scores.items())
-        print(f"  AP {aps}; {trained.wall_seconds:.0f} s", flush=True)
-
     def _load_data(self, *, for_peers: bool) -> None:
-        config = load_data_config(self.data)
-        for split in ("train", "val", "test"):
-            if split in config.splits:
-                self.splits[split] = load_annotations(config, split)
+        self.splits = load_splits(self.data)
         if for_peers:
             folder = self.output / "data" / self._data_name()
             print(f"copying {sum(map(len, self.splits.values()))} images to {folder}", flush=True)
@@ -317,20 +290,6 @@ class Benchmark:
 
     def _latency_file(self) -> Path:
         return self.output / "latency" / f"{self._data_name()}.json"
-
-
-def canonical(name: str) -> str:
-    """A configuration's lasting name: of a packaged one its own, of any other its absolute path.
-
-    Raises:
-        UserError: if there is no such file.
-    """
-    path: Path = find_config(name).resolve()
-    resources: Path = resources_dir().resolve()
-    for folder in ("cfg", "data"):
-        if path.is_relative_to(resources / folder):
-            return path.relative_to(resources).as_posix()
-    return str(path)
 
 
 if __name__ == "__main__":

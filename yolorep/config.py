@@ -115,6 +115,7 @@ class Hyp(BaseModel):
     cls_pw: Positive = 1.0
     obj: NotNegative = 1.0
     obj_pw: Positive = 1.0
+    scale_gains: bool = True  # YOLOv5: cls in proportion to the number of classes, obj to the square of the image size
     iou_t: Share = 0.2  # read by no YOLOv5 loss either; kept because its files have it
     anchor_t: Annotated[float, Field(gt=1)] = 4.0
     free_box: NotNegative = 7.5  # gains of the anchor-free head's loss, which hold for any image size and class count

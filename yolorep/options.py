@@ -58,7 +58,7 @@ class TrainOptions(Options):
     """Train a detector."""
 
     weights: str | None = option(None, "start from these weights: ours or a YOLOv5 .pt")
-    cfg: str | None = option(None, "model YAML; may be left out with --weights")
+    cfg: str | None = option(None, "model YAML (default: that of --weights, or else cfg/yolorep/n.yaml)")
     backbone_weights: str | None = option(
         None, "with --cfg: ImageNet weights of its backbone, as timm, Apple or RepVGG's authors publish them"
     )
@@ -67,7 +67,7 @@ class TrainOptions(Options):
     )
     data: str = option("data/shapes.yaml", "dataset YAML")
     download: bool = option(False, "fetch the data set from where its YAML says, if it is missing")
-    hyp: str = option("cfg/hyp/scratch-low.yaml", "hyperparameter YAML")
+    hyp: str | None = option(None, "hyperparameter YAML (default: the recipe of the model's head)")
     epochs: int = option(100, "passes over the training set", low=1)
     batch_size: int = option(16, "images a step", low=1)
     imgsz: int = option(640, "long side of the training and evaluation images in pixels", "--img", "--img-size", low=1)
@@ -92,7 +92,11 @@ class TrainOptions(Options):
     freeze: list[int] | None = option(None, "freeze the first N layers, or the layers listed")
     save_period: int = option(-1, "also keep a checkpoint every N epochs")
     seed: int = option(0, "seed of everything random", low=0)
-    bf16: bool = option(False, "bfloat16 autocast on CPUs (CUDA always uses float16 autocast)")
+    precision: str = option(
+        "auto",
+        "of forward passes: auto is fp16 on CUDA, bf16 on CPUs that multiply matrices in it (AMX), else fp32",
+        choices=("auto", "fp32", "bf16", "fp16"),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

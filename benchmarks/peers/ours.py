@@ -31,10 +31,12 @@ class Yolorep(Program):
     Args:
         threads: of each process.
         workers: data loading processes.
+        extra: further options of training, as on the command line.
     """
 
     threads: int
     workers: int
+    extra: Sequence[str] = ()
     name = "yolorep"
 
     def train(self, key: Key, folder: Path) -> Trained:
@@ -52,7 +54,7 @@ class Yolorep(Program):
             "project": folder,
             "name": "train",
         }
-        seconds = self._run("train", flags, folder / "train.log", table=folder / "train" / "results.csv")
+        seconds = self._run("train", flags, folder / "train.log", self.extra, table=folder / "train" / "results.csv")
         return Trained(folder / "train" / "weights" / "best.pt", seconds)
 
     def evaluate(self, key: Key, weights: Path, folder: Path, splits: Mapping[str, Annotations]) -> Evaluated:

@@ -110,7 +110,14 @@ def test_where_the_data_is_stays_known(work: Path, monkeypatch: pytest.MonkeyPat
 
 def test_flags(work: Path) -> None:
     """The less usual ones, together."""
-    changes = {"single_cls": True, "cos_lr": True, "multi_scale": True, "cache": "ram", "bf16": True, "freeze": [1]}
+    changes = {
+        "single_cls": True,
+        "cos_lr": True,
+        "multi_scale": True,
+        "cache": "ram",
+        "precision": "bf16",
+        "freeze": [1],
+    }
     folder = train(options(work, epochs=1, imgsz=60, rect=True, label_smoothing=0.1, optimizer="Adam", **changes))
     best = load_checkpoint(folder / "weights" / "best.pt")
     assert best.names == ("item",)

@@ -164,16 +164,21 @@ def test_float32_under_autocast_and_half_inputs() -> None:
 
 
 @pytest.mark.parametrize(
-    ("levels", "num_classes", "image_size", "expected"),
+    ("levels", "num_classes", "image_size", "scale", "expected"),
     [
-        (3, 80, 640, (0.05, 1.0, 0.5)),
-        (3, 3, 320, (0.05, 0.25, 0.5 * 3 / 80)),
-        (4, 80, 1280, (0.05 * 0.75, 4.0 * 0.75, 0.5 * 0.75)),
-        (2, 1, 640, (0.075, 1.5, 0.5 / 80 * 1.5)),
+        (3, 80, 640, True, (0.05, 1.0, 0.5)),
+        (3, 3, 320, True, (0.05, 0.25, 0.5 * 3 / 80)),
+        (4, 80, 1280, True, (0.05 * 0.75, 4.0 * 0.75, 0.5 * 0.75)),
+        (2, 1, 640, True, (0.075, 1.5, 0.5 / 80 * 1.5)),
+        (3, 3, 320, False, (0.05, 1.0, 0.5)),
+        (4, 1, 1280, False, (0.05 * 0.75, 0.75, 0.5 * 0.75)),
     ],
 )
-def test_gains(levels: int, num_classes: int, image_size: int, expected: tuple[float, float, float]) -> None:
-    gains = AnchorLossGains.from_hyp(Hyp(), num_levels=levels, num_classes=num_classes, image_size=image_size)
+def test_gains(
+    levels: int, num_classes: int, image_size: int, scale: bool, expected: tuple[float, float, float]
+) -> None:
+    hyp = Hyp(scale_gains=scale)
+    gains = AnchorLossGains.from_hyp(hyp, num_levels=levels, num_classes=num_classes, image_size=image_size)
     assert (gains.box, gains.obj, gains.cls) == pytest.approx(expected)
 
 

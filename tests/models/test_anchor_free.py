@@ -16,8 +16,8 @@ from yolorep.models.detector import Detector, build_model
 from yolorep.models.heads.anchor import Detect
 from yolorep.models.heads.anchor_free import DetectFree
 from yolorep.models.heads.raw import Raw
+from yolorep.nn.mobileone import MobileOneConv
 from yolorep.nn.reparam import count_parameters, fuse
-from yolorep.nn.repvgg import RepVGGConv
 
 BACKBONE = [
     [-1, 1, "Conv", [8, 3, 2]],
@@ -75,9 +75,9 @@ def test_widths(finest: int, num_classes: int, reg_max: int, box: int, cls: int)
 
 def test_everything_but_the_predictors_is_reparameterizable() -> None:
     head = DetectFree(3, 16, True, in_channels=[16, 32])
-    units = [module for module in head.modules() if isinstance(module, RepVGGConv)]
+    units = [module for module in head.modules() if isinstance(module, MobileOneConv)]
     assert len(units) == 2 * 2 * (2 + 4)
-    assert sum(unit.conv_kxk.conv.groups > 1 for unit in units) == 2 * 2 * 2  # depth-wise
+    assert sum(unit.groups > 1 for unit in units) == 2 * 2 * 2  # depth-wise
     inside = {id(part) for unit in units for part in unit.modules()}
     plain = [module for module in head.modules() if isinstance(module, nn.Conv2d) and id(module) not in inside]
     assert len(plain) == 2 * 2 * 2
@@ -173,8 +173,8 @@ def test_fuses_at_the_size_of_a_nano_model() -> None:
 
 
 def test_a_wrong_fold_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = RepVGGConv.kernel
-    monkeypatch.setattr(RepVGGConv, "kernel", lambda self: original(self).scaled(original(self).bias * 0 + 1.01))
+    original = MobileOneConv.kernel
+    monkeypatch.setattr(MobileOneConv, "kernel", lambda self: original(self).scaled(original(self).bias * 0 + 1.01))
     with pytest.raises(FuseError, match="fused wrongly"):
         fuse(randomize_(model()).eval())
 

@@ -14,7 +14,7 @@ from yolorep.errors import UserError
 from yolorep.models.classifier import Classifier
 from yolorep.models.detector import Detector, build_model, build_network
 from yolorep.models.network import Network
-from yolorep.models.parser import ModelConfig, load_config
+from yolorep.models.parser import ModelConfig, load_config, parse_config
 from yolorep.nn.layer_scale import LayerScale
 from yolorep.nn.reparam import count_parameters, fuse, fused_form
 
@@ -186,6 +186,22 @@ def test_wrong_rows_give_one_line(family: str, row: list[object], message: str) 
 def test_unknown_variant_names_the_closest() -> None:
     with pytest.raises(UserError, match=r"did you mean 'cfg/mobileone/s\d"):
         load_config("cfg/mobileone/s9.yaml")
+
+
+def test_branches_change_training_alone() -> None:
+    """The key reaches the RepConvs inside RepELAN and the head; the deployed network stays the same."""
+    config = load_config("cfg/yolorep/n.yaml")
+    models = {number: build_model(replace(config, branches=number)).eval() for number in (None, 0, 1, 4)}
+    trained = {number: count_parameters(model) for number, model in models.items()}
+    assert trained == {None: 2_415_056, 0: 2_250_864, 1: 2_415_056, 4: 6_868_112}
+    deployed = {number: fuse(model, strict=True)[0] for number, model in models.items()}
+    shapes = {number: {k: v.shape for k, v in model.state_dict().items()} for number, model in deployed.items()}
+    assert shapes[0] == shapes[1] == shapes[4]
+    assert parse_config(replace(config, branches=0).to_dict()).branches == 0
+    with pytest.raises(UserError, match="branches: no row of this model"):
+        build_model(replace(narrow("mobileone/s0"), branches=2))
+    with pytest.raises(UserError, match="branches: expected a whole number of at least 0, found -1"):
+        parse_config(config.to_dict() | {"branches": -1})
 
 
 def test_drop_path_is_spread_over_the_blocks() -> None:

@@ -38,9 +38,11 @@ COUNTS = {
     "yolov5/s-leakyrelu": 7_235_389,
     "yolov5s_mobileone": 7_546_493,
     "yolov5n_mobileone": 1_973_949,
-    "yolorep/n": 2_471_056,
-    "yolorep/s": 8_691_504,
-    "yolorep/m": 24_576_720,
+    "yolov5/n-free": 2_265_840,
+    "yolorep/n": 2_415_056,
+    "yolorep/s": 8_526_128,
+    "yolorep/m": 24_205_776,
+    "yolorep/n-one2one": 2_923_744,
 }
 STRIDES = {
     "yolov5/v3-tiny": (16, 32),
@@ -106,7 +108,7 @@ def test_every_parameter_learns(name: str) -> None:
     torch.manual_seed(0)
     model = build_model(f"cfg/{name}.yaml", num_classes=3).train()
     raw = model(torch.rand(2, 3, 2 * model.max_stride, 2 * model.max_stride))
-    sum(level.square().mean() for level in raw.levels).backward()
+    sum(level.square().mean() for level in (*raw.levels, *(raw.one2one or ()))).backward()
     for key, parameter in model.named_parameters():
         assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), key
         assert parameter.grad.abs().max() > 0, key

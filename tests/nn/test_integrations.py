@@ -302,7 +302,7 @@ def test_rows_build_and_fuse() -> None:
     assert model.strides == (16, 32)
     assert len(model.get_submodule("model.8")) == 3  # CB2D takes its repeats inside
     fused, report = fuse(model, strict=True)
-    assert set(report.kinds) == {"RepVGGConv", "ConvBN", "QARepVGGConv", "ConvNeXtBlock"}
+    assert set(report.kinds) == {"RepVGGConv", "MobileOneConv", "ConvBN", "QARepVGGConv", "ConvNeXtBlock"}
     for height, width in ((32, 32), (64, 96)):
         x = torch.rand(1, 3, height, width)
         for found, expected in zip(fused(x).levels, model(x).levels, strict=True):

@@ -30,7 +30,7 @@ GEOMETRY = {
 
 
 @settings(max_examples=40, deadline=None)
-@given(identity=st.booleans(), **GEOMETRY)
+@given(identity=st.booleans(), number=st.sampled_from([0, 1, 4]), **GEOMETRY)
 def test_repconv_equals_its_kernel(
     channels: tuple[int, int],
     kernel: int,
@@ -39,8 +39,9 @@ def test_repconv_equals_its_kernel(
     extreme: bool,
     size: tuple[int, int],
     identity: bool,
+    number: int,
 ) -> None:
-    row = RepConv(*channels, kernel, stride, groups, identity)
+    row = RepConv(*channels, kernel, stride, groups, identity, branches=number)
     randomize_(row.double().eval(), extreme=extreme)
     assert_equals_its_kernel(row.conv, torch.randn(2, channels[0], *size, dtype=torch.float64))
 
@@ -112,7 +113,7 @@ def test_wrong_arguments(build: Callable[[], nn.Module], message: str) -> None:
 
 @pytest.mark.parametrize("left_out", [0, 1, 2])
 def test_a_forgotten_branch_is_caught(left_out: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = {"RepVGGConv": RepConv(8, 8, 3, 1, 2, True), "QARepVGGConv": QARepVGG(8, 8, 1, 2)}
+    rows = {"MobileOneConv": RepConv(8, 8, 3, 1, 2, True), "QARepVGGConv": QARepVGG(8, 8, 1, 2)}
 
     def wrong(kernels: list[ConvKernel]) -> ConvKernel:
         return merged([kernel.scaled(0.0) if i == left_out else kernel for i, kernel in enumerate(kernels)])

@@ -37,7 +37,6 @@ def assert_equals_its_kernel(unit: Reparameterizable, x: Tensor) -> None:
     kernel=st.sampled_from([1, 3, 5, 7]),
     stride=st.sampled_from([1, 2, 3]),
     groups=st.sampled_from([1, 2, 4]),
-    skip=st.booleans(),
     extreme=st.booleans(),
     size=st.tuples(st.integers(1, 12), st.integers(1, 12)),
 )
@@ -46,13 +45,12 @@ def test_conv_equals_its_kernel(
     kernel: int,
     stride: int,
     groups: int,
-    skip: bool,
     extreme: bool,
     size: tuple[int, int],
 ) -> None:
-    unit = RepVGGConv(*channels, kernel, stride, groups=groups, skip=skip)
+    unit = RepVGGConv(*channels, kernel, stride, groups=groups)
     randomize_(unit.double().eval(), extreme=extreme)
-    assert (unit.identity is not None) == (skip and channels[0] == channels[1] and stride == 1)
+    assert (unit.identity is not None) == (channels[0] == channels[1] and stride == 1)
     assert_equals_its_kernel(unit, torch.randn(2, channels[0], *size, dtype=torch.float64))
 
 

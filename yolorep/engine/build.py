@@ -32,19 +32,21 @@ class HeadTraining:
     """What training needs to know of a kind of head.
 
     Attributes:
+        recipe: The hyperparameters it is trained with unless told otherwise: a packaged YAML.
         loss: (head, hyperparameters, image_size=, label_smoothing=) -> its loss: (raw maps, targets) -> terms.
         fit: Fits the head to the data before training: (head, (n, 2) object sizes in pixels, threshold=, seed=,
             placeholder=); None where there is nothing to fit.
     """
 
+    recipe: str
     loss: Callable[..., Callable[[Raw, Tensor], LossTerms]]
     fit: Callable[..., None] | None = None
 
 
 #: One row a kind of head.
 HEADS: dict[type[DetectionHead], HeadTraining] = {
-    Detect: HeadTraining(AnchorLoss.from_hyp, fit=fit_anchors),
-    DetectFree: HeadTraining(AnchorFreeLoss.from_hyp),
+    Detect: HeadTraining("cfg/hyp/scratch-low.yaml", AnchorLoss.from_hyp, fit=fit_anchors),
+    DetectFree: HeadTraining("cfg/hyp/yolorep.yaml", AnchorFreeLoss.from_hyp),
 }
 
 

@@ -6,6 +6,8 @@ import torch
 
 from yolorep.errors import UserError
 
+PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
 
 def select_device(name: str) -> torch.device:
     """The device that ``--device`` names.
@@ -32,3 +34,26 @@ def select_device(name: str) -> torch.device:
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise UserError(f"--device {name}: there is no MPS device here; use --device cpu")
     return device
+
+
+def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
+    """What ``--precision`` means on a device.
+
+    Args:
+        precision: a key of :data:`PRECISIONS`, or ``auto`` for the fastest one that trains as well: fp16 on CUDA, bf16
+            on CPUs that multiply matrices in it (AMX), float32 elsewhere.
+        device: where the network runs.
+
+    Returns:
+        The dtype to autocast to, or None for float32.
+
+    Raises:
+        UserError: for fp16 on a CPU, which has no loss scaling worth its time.
+    """
+    if precision == "auto":
+        capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # older versions of PyTorch do not tell
+        automatic = {"cuda": "fp16", "cpu": "bf16" if capabilities.get("amx_bf16") else "fp32"}
+        precision = automatic.get(device.type, "fp32")
+    if precision == "fp16" and device.type == "cpu":
+        raise UserError("--precision fp16: expected a GPU; on CPUs use bf16 or fp32")
+    return PRECISIONS[precision]

@@ -16,6 +16,9 @@ from yolorep.nn.expand import ExpandedConv, ExpandRule
 from yolorep.nn.expand import expand as expand_model
 from yolorep.nn.reparam import count_parameters
 
+#: What is trained if neither a model nor weights are named.
+DEFAULT_MODEL = "cfg/yolorep/n.yaml"
+
 
 def starting_model(
     cfg: str | None,
@@ -27,8 +30,8 @@ def starting_model(
 ) -> Detector:
     """Build the model to train, for the data set's classes.
 
-    Without ``cfg`` the model is the file's, anchors and BatchNorm values included. With both, whatever has the same
-    name and shape is transferred.
+    Without ``cfg`` the model is that of ``weights``, anchors and BatchNorm values included, or else
+    :data:`DEFAULT_MODEL`. With both, whatever has the same name and shape is transferred.
 
     Args:
         cfg: Model YAML.
@@ -38,7 +41,7 @@ def starting_model(
         expand: Rule by which the model's plain convolutions get extra branches to train.
 
     Raises:
-        UserError: if neither is given, a file or the rule is wrong, the weights are fused or fit nothing, their
+        UserError: if a file or the rule is wrong, the weights are fused or fit nothing, their
             branches are not those asked for, or there are two sources of weights.
     """
     if backbone_weights and (weights or not cfg):
@@ -47,7 +50,8 @@ def starting_model(
             f"found {f'--weights {weights}' if weights else 'neither'}"
         )
     rule = None if expand is None else _expand_rule(expand)
-    if cfg and not weights:
+    if not weights:
+        cfg = cfg or DEFAULT_MODEL
         config = load_config(cfg)
         _refuse_second_rule(rule, config.expand, source=cfg)
         if config.num_classes != len(names):
@@ -57,8 +61,6 @@ def starting_model(
         if backbone_weights:
             say(str(load_backbone_weights(model, backbone_weights)))
         return _expanded(model, rule)
-    if not weights:
-        raise UserError("expected --cfg (a model YAML) or --weights (a checkpoint) to train, found neither")
     checkpoint = load_checkpoint(weights)
     if checkpoint.fused:
         raise UserError(

@@ -24,12 +24,13 @@ from yolorep.engine.autoanchor import object_sizes
 from yolorep.engine.build import HEADS, load_backend
 from yolorep.engine.callbacks import Announcer, Checkpoints, Plots, ResultsTable, TensorBoardLog
 from yolorep.engine.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from yolorep.engine.device import select_device
+from yolorep.engine.device import autocast_dtype, select_device
 from yolorep.engine.ema import ModelEma
 from yolorep.engine.evaluation_plots import plot_evaluation
 from yolorep.engine.evaluator import evaluate
 from yolorep.engine.image_size import fit_image_size
 from yolorep.engine.optim import Schedule, build_optimizer
+from yolorep.engine.recipe import describe, ema_updates, mosaic_epochs
 from yolorep.engine.resume import (
     find_last,
     refuse_unfinished,
@@ -118,8 +119,10 @@ def new_run(options: TrainOptions) -> Run:
         options = replace(options, data=data.relative_to(resources).as_posix())
     else:
         options = replace(options, data=str(data))
-    hyp = load_hyp(options.hyp)
+    if options.hyp is not None:
+        load_hyp(options.hyp)  # refused before anything slow
     device = select_device(options.device)
+    autocast_dtype(options.precision, device)  # refuses what the device does not offer
     names = load_data_config(options.data, download=options.download).names
     torch.manual_seed(options.seed)
     model = starting_model(
@@ -129,7 +132,12 @@ def new_run(options: TrainOptions) -> Run:
         backbone_weights=options.backbone_weights,
         expand=options.expand,
     )
-    options = replace(options, imgsz=fit_image_size(options.imgsz, model.max_stride))
+    options = replace(
+        options,
+        imgsz=fit_image_size(options.imgsz, model.max_stride),
+        hyp=options.hyp or HEADS[type(model.head)].recipe,
+    )
+    hyp = load_hyp(options.hyp)
     freeze_layers(model, options.freeze or [])
     if options.noautoanchor and model.head.needs_fitting:
         raise UserError(
@@ -253,12 +261,12 @@ def build_trainer(run: Run, folder: Path) -> Trainer:
             weight_decay=schedule.weight_decay,
         ),
         schedule=schedule,
-        batches=lambda epoch: _epoch_of(loader, epoch, mosaic=epoch < round((1 - hyp.close_mosaic) * options.epochs)),
-        ema=ModelEma.over(model, updates=hyp.ema_window * schedule.steps) if hyp.ema_window else ModelEma(model),
+        batches=lambda epoch: _epoch_of(loader, epoch, mosaic=epoch < mosaic_epochs(schedule)),
+        ema=ModelEma.over(model, updates=window) if (window := ema_updates(schedule)) else ModelEma(model),
         device=run.device,
         evaluate=lambda ema: _score(ema, run),
         evaluate_every_epoch=not options.noval,
-        autocast=_autocast(run.device, bf16=options.bf16),
+        autocast=autocast_dtype(options.precision, run.device),
         multi_scale=MultiScale(options.imgsz, model.max_stride, options.seed) if options.multi_scale else None,
         patience=options.patience,
     )
@@ -267,6 +275,7 @@ def build_trainer(run: Run, folder: Path) -> Trainer:
         trainer.ema.model.load_state_dict(run.resumed.ema)
         restore_training_state(trainer, run.resumed.training)
     trainer.callbacks = _callbacks(run, folder, epochs_done=trainer.progress.epochs_done)
+    say(f"{options.hyp}: {describe(schedule, optimizer=trainer.optimizer, autocast=trainer.autocast)}")
     return trainer
 
 
@@ -385,9 +394,3 @@ def _fit_head(model: Detector, dataset: DetectionDataset, hyp: Hyp, options: Tra
     image_of_box = np.repeat(np.arange(len(annotations)), np.diff(annotations.offsets))
     sizes = object_sizes(annotations.boxes[:, 3:5], annotations.sizes[image_of_box], image_size=options.imgsz)
     fit(head, sizes, threshold=hyp.anchor_t, seed=options.seed, placeholder=head.needs_fitting)
-
-
-def _autocast(device: torch.device, *, bf16: bool) -> torch.dtype | None:
-    if device.type == "cuda":
-        return torch.float16
-    return torch.bfloat16 if bf16 else None

@@ -51,12 +51,17 @@ class AnchorLossGains:
     def from_hyp(
         cls, hyp: Hyp, *, num_levels: int, num_classes: int, image_size: int, label_smoothing: float = 0.0
     ) -> AnchorLossGains:
-        """YOLOv5's scaling of the hyper-parameters, which are meant for 3 levels, 80 classes and 640 px."""
+        """The gains of the recipe, which are meant for 3 levels.
+
+        With ``hyp.scale_gains`` they are also meant for 80 classes and 640 px, and scaled as YOLOv5 does: fewer classes
+        get a lower ``cls``, smaller images a lower ``obj``.
+        """
         levels = 3 / num_levels
+        area, classes = ((image_size / 640) ** 2, num_classes / 80) if hyp.scale_gains else (1.0, 1.0)
         return cls(
             box=hyp.box * levels,
-            obj=hyp.obj * (image_size / 640) ** 2 * levels,
-            cls=hyp.cls * num_classes / 80 * levels,
+            obj=hyp.obj * area * levels,
+            cls=hyp.cls * classes * levels,
             anchor_threshold=hyp.anchor_t,
             obj_positive_weight=hyp.obj_pw,
             cls_positive_weight=hyp.cls_pw,

@@ -43,6 +43,7 @@ class ModelConfig:
         num_classes, depth_multiple, width_multiple, channel_multiple, channels: as in the file (``nc``, …, ``ch``).
         anchors: per level widths and heights in pixels, a number of anchors to be fitted, or None.
         activation: such as ``nn.LeakyReLU(0.1)``, or None.
+        branches: k×k branches of every RepConv, also those inside other rows, or None for their default.
         drop_path: rate of stochastic depth in the last block that has it; earlier ones have less, linearly from 0.
         expand: the rule by which plain convolutions have extra branches to train, such as ``mobileone:k=4``, or None.
         sections: section name to its rows.
@@ -58,6 +59,7 @@ class ModelConfig:
     channels: int = 3
     anchors: Sequence[Sequence[float]] | int | None = None
     activation: str | None = None
+    branches: int | None = None
     drop_path: float = 0.0
     expand: str | None = None
     source: str = "model"
@@ -81,6 +83,8 @@ class ModelConfig:
             plain["anchors"] = self.anchors
         if self.activation is not None:
             plain["activation"] = self.activation
+        if self.branches is not None:
+            plain["branches"] = self.branches
         if self.drop_path:
             plain["drop_path"] = self.drop_path
         if self.expand is not None:
@@ -120,6 +124,7 @@ def parse_config(value: Any, *, source: str = "model", folder: Path | None = Non
         "ch": ("channels", _rgb),
         "anchors": ("anchors", _anchors),
         "activation": ("activation", _activation_text),
+        "branches": ("branches", _count),
         "drop_path": ("drop_path", _rate),
         "expand": ("expand", lambda entry: str(ExpandRule.parse(entry))),
     }
@@ -219,6 +224,10 @@ def build_graph(config: ModelConfig) -> Graph:
     specs = parse_rows(config)
     activation = parse_activation(config.activation) if config.activation else None
     keywords: dict[str, Any] = {"activation": activation} if activation else {}
+    if config.branches is not None:
+        keywords["branches"] = config.branches
+        if not any("branches" in inspect.signature(spec.row_type.factory).parameters for spec in specs):
+            raise UserError(f"{config.source}: branches: no row of this model is made of RepConvs")
     drop_paths = _drop_paths(specs, config)
     layers: list[nn.Module] = []
     channels: list[int] = []
@@ -409,6 +418,12 @@ def _positive(value: Any) -> float:
 def _positive_int(value: Any) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ValueError(f"expected a whole number of at least 1, found {value!r}")
+    return value
+
+
+def _count(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise ValueError(f"expected a whole number of at least 0, found {value!r}")
     return value
 
 

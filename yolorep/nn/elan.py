@@ -17,13 +17,18 @@ class RepELAN(nn.Module):
     Args:
         e: channels of the chain, as a share of c2.
         activation: builds the activation, SiLU unless the model file names another.
+        branches: of every RepConv.
     """
 
-    def __init__(self, c1: int, c2: int, n: int = 1, e: float = 0.5, *, activation: Activation = nn.SiLU) -> None:
+    def __init__(
+        self, c1: int, c2: int, n: int = 1, e: float = 0.5, *, activation: Activation = nn.SiLU, branches: int = 1
+    ) -> None:
         super().__init__()
         hidden = int(c2 * e)
         self.cv1 = Conv(c1, 2 * hidden, activation=activation)
-        self.m = nn.ModuleList(RepConv(hidden, hidden, identity=True, activation=activation) for _ in range(n))
+        self.m = nn.ModuleList(
+            RepConv(hidden, hidden, identity=True, activation=activation, branches=branches) for _ in range(n)
+        )
         self.cv2 = Conv((2 + n) * hidden, c2, activation=activation)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ class MobileOneConv(BranchSum):
         branches: number of k×k branches, may be 0.
         scale: add a 1×1 branch (kernels larger than 1 only).
         skip: add the identity where channels and stride allow.
+        eps, momentum: of every BatchNorm.
     """
 
     def __init__(
@@ -41,6 +42,8 @@ class MobileOneConv(BranchSum):
         scale: bool = True,
         skip: bool = True,
         padding_mode: str = "zeros",
+        eps: float = BN_EPS,
+        momentum: float = BN_MOMENTUM,
     ) -> None:
         super().__init__()
         if kernel_size % 2 == 0:
@@ -59,14 +62,14 @@ class MobileOneConv(BranchSum):
                 groups=groups,
                 dilation=dilation if size > 1 else 1,
                 padding_mode=padding_mode,
-                eps=BN_EPS,
-                momentum=BN_MOMENTUM,
+                eps=eps,
+                momentum=momentum,
             )
 
         self.conv_kxk = nn.ModuleList(branch(kernel_size, padding) for _ in range(branches))
         self.conv_scale = branch(1, 0) if scale and kernel_size > 1 else None
         can_skip = skip and in_channels == out_channels and stride == 1
-        self.identity = nn.BatchNorm2d(in_channels, BN_EPS, BN_MOMENTUM) if can_skip else None
+        self.identity = nn.BatchNorm2d(in_channels, eps, momentum) if can_skip else None
         if not branches and self.conv_scale is None and self.identity is None:
             raise ValueError("expected at least one branch: k×k branches, scale or identity")
         self.groups = groups

@@ -7,23 +7,25 @@ from torch import Tensor, nn
 from yolorep.nn import conv
 from yolorep.nn.conv import Activation, ConvBN, StridedPointwise
 from yolorep.nn.kernels import merged
-from yolorep.nn.mobileone import BN_EPS, BN_MOMENTUM
+from yolorep.nn.mobileone import BN_EPS, BN_MOMENTUM, MobileOneConv
 from yolorep.nn.registry import converts_exactly, register
 from yolorep.nn.reparam import ConvKernel, Reparameterizable
-from yolorep.nn.repvgg import RepVGGConv, check_geometry
+from yolorep.nn.repvgg import check_geometry
 
 
 @register()
 class RepConv(nn.Module):
-    """RepVGG's branches with YOLO's BatchNorm and activation: ``[c2, k=3, s=1, g=1, identity=False]``.
+    """MobileOne's branches with YOLO's BatchNorm and activation: ``[c2, k=3, s=1, g=1, identity=False]``.
 
-    As in YOLOv6 and YOLOv7 (Wang et al. 2022, arXiv:2207.02696), with the identity, and as in YOLOv9 (Wang et al. 2024,
-    arXiv:2402.13616), without.
+    With one branch these are RepVGG's. As in YOLOv6 and YOLOv7 (Wang et al. 2022, arXiv:2207.02696), with the identity,
+    and as in YOLOv9 (Wang et al. 2024, arXiv:2402.13616), without.
 
     Args:
         k: odd.
         identity: add the BN identity where channels and stride allow.
         activation: builds the activation, SiLU unless the model file names another.
+        branches: number of k×k branches, 1 unless the model file names another; beside them is a 1×1. With 0 there is
+            one plain convolution to train, too.
     """
 
     def __init__(
@@ -36,10 +38,16 @@ class RepConv(nn.Module):
         identity: bool = False,
         *,
         activation: Activation = nn.SiLU,
+        branches: int = 1,
     ) -> None:
         super().__init__()
-        self.conv: nn.Module = RepVGGConv(
-            c1, c2, k, s, groups=g, skip=identity, eps=conv.BN_EPS, momentum=conv.BN_MOMENTUM
+        check_geometry(c1, c2, k, s, groups=g)
+        self.conv: nn.Module = (
+            MobileOneConv(
+                c1, c2, k, s, groups=g, branches=branches, skip=identity, eps=conv.BN_EPS, momentum=conv.BN_MOMENTUM
+            )
+            if branches
+            else ConvBN(c1, c2, k, s, k // 2, groups=g)
         )
         self.act = activation()
 

@@ -11,15 +11,13 @@ from yolorep.nn.registry import converts_exactly, register
 
 
 class RepVGGConv(BranchSum):
-    """Sum of a k×k conv-BN, a 1×1 conv-BN and a BN identity: one k×k convolution once fused.
+    """Sum of a k×k conv-BN, a 1×1 conv-BN and, where channels and stride allow, a BN identity: one k×k convolution.
 
     Shape: (batch, in_channels, h, w) -> (batch, out_channels, ceil(h / stride), ceil(w / stride)).
 
     Args:
         in_channels, out_channels, kernel_size, stride, groups: of the convolution; the kernel is odd, and padded to
             keep the size at stride 1. Both convolutions are grouped.
-        skip: add the identity where channels and stride allow.
-        eps, momentum: of every BatchNorm.
 
     Raises:
         ValueError: for an even kernel, or groups that do not divide the channels.
@@ -33,20 +31,19 @@ class RepVGGConv(BranchSum):
         stride: int = 1,
         *,
         groups: int = 1,
-        skip: bool = True,
-        eps: float = BN_EPS,
-        momentum: float = BN_MOMENTUM,
     ) -> None:
         super().__init__()
         check_geometry(in_channels, out_channels, kernel_size, stride, groups=groups)
 
         def branch(size: int) -> ConvBN:
-            return ConvBN(in_channels, out_channels, size, stride, size // 2, groups=groups, eps=eps, momentum=momentum)
+            return ConvBN(
+                in_channels, out_channels, size, stride, size // 2, groups=groups, eps=BN_EPS, momentum=BN_MOMENTUM
+            )
 
         self.conv_kxk = branch(kernel_size)
         self.conv_1x1 = branch(1)
-        can_skip = skip and in_channels == out_channels and stride == 1
-        self.identity = nn.BatchNorm2d(in_channels, eps, momentum) if can_skip else None
+        can_skip = in_channels == out_channels and stride == 1
+        self.identity = nn.BatchNorm2d(in_channels, BN_EPS, BN_MOMENTUM) if can_skip else None
         self.groups = groups
 
     def parts(self) -> list[nn.Module]:

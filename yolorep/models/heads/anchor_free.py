@@ -28,12 +28,19 @@ class Branches(nn.Module):
         num_classes: classes.
         reg_max: numbers a side of the box.
         activation: builds the activation.
+        branches: of every RepConv.
 
     Shape: per level (batch, channels, h, w) -> (batch, 4 * reg_max + classes, h, w), box first.
     """
 
     def __init__(
-        self, in_channels: Sequence[int], *, num_classes: int, reg_max: int, activation: Activation = nn.SiLU
+        self,
+        in_channels: Sequence[int],
+        *,
+        num_classes: int,
+        reg_max: int,
+        activation: Activation = nn.SiLU,
+        branches: int = 1,
     ) -> None:
         super().__init__()
         finest = in_channels[0]
@@ -41,7 +48,7 @@ class Branches(nn.Module):
         cls = max(finest, min(num_classes, 100))
 
         def conv(c1: int, c2: int, k: int = 3, g: int = 1) -> RepConv:
-            return RepConv(c1, c2, k, g=g, activation=activation)
+            return RepConv(c1, c2, k, g=g, activation=activation, branches=branches)
 
         self.box = nn.ModuleList(
             nn.Sequential(conv(channels, box), conv(box, box), nn.Conv2d(box, 4 * reg_max, 1))
@@ -90,6 +97,7 @@ class DetectFree(DetectionHead):
         one2one: a second pair of branches, trained to give one box an object on features that it does not shape.
         in_channels: channels of each level, finest first.
         activation: builds the activation, SiLU unless the model file names another.
+        branches: of every convolution but the last ones.
 
     Attributes:
         branches: the one-to-many branches, or those that :meth:`for_inference` kept.
@@ -104,6 +112,7 @@ class DetectFree(DetectionHead):
         *,
         in_channels: Sequence[int],
         activation: Activation = nn.SiLU,
+        branches: int = 1,
     ) -> None:
         super().__init__()
         self.num_classes = check_classes(num_classes)
@@ -112,11 +121,13 @@ class DetectFree(DetectionHead):
         self.reg_max = reg_max
         self.strides = (1,) * len(in_channels)
 
-        def branches() -> Branches:
-            return Branches(in_channels, num_classes=num_classes, reg_max=reg_max, activation=activation)
+        def make() -> Branches:
+            return Branches(
+                in_channels, num_classes=num_classes, reg_max=reg_max, activation=activation, branches=branches
+            )
 
-        self.branches = branches()
-        self.one2one = branches() if one2one else None
+        self.branches = make()
+        self.one2one = make() if one2one else None
 
     def forward(self, features: list[Tensor]) -> Raw:
         """Features (batch, channels, h, w) to maps (batch, 4 * reg_max + classes, h, w)."""

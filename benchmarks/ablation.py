@@ -1,0 +1,202 @@
+"""What every part of the recipe is worth: the default, and the default with one thing changed.
+
+Every run starts from scratch with the same seed, image size, batch and epochs; the weights after the last epoch are
+scored as ``train_vs_peers.py`` does, so that no luck of a best epoch comes in. Finished runs are kept in the output
+folder, and the same command goes on.
+
+    python benchmarks/ablation.py --data data/shapes.yaml --imgsz 320 --epochs 20
+    python benchmarks/ablation.py --data data/shapes.yaml --imgsz 320 --epochs 20 --seeds 0 1 --only default
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import yaml
+from peers.machine import machine, now, versions
+from peers.ours import Yolorep
+from peers.process import ProgramFailed
+from peers.report import DASH, spread
+from peers.runs import SCORED, load_splits, train_and_score
+from peers.store import Key, Record, Store, canonical
+
+from yolorep.config import find_config, load_hyp
+from yolorep.errors import UserError, YolorepError, suggest
+from yolorep.files import write_text
+from yolorep.models.parser import load_config
+
+
+@dataclass(frozen=True)
+class Change:
+    """One thing that is different from the default.
+
+    Attributes:
+        hyp: keys of the recipe.
+        model: keys of the model file.
+        head: arguments of the head's row.
+        options: of training, as on the command line.
+    """
+
+    hyp: Mapping[str, Any] = field(default_factory=dict)
+    model: Mapping[str, Any] = field(default_factory=dict)
+    head: Sequence[Any] = ()
+    options: Sequence[str] = ()
+
+
+#: Name -> what is changed.
+CHANGES: dict[str, Change] = {
+    "default": Change(),
+    "a step for 64 images": Change(hyp={"nbs": 64}),
+    "SGD": Change(hyp={"optimizer": "SGD", "lr0": 0.01, "momentum": 0.937}),
+    "mosaic to the end": Change(hyp={"close_mosaic": 0.0}),
+    "no mosaic": Change(hyp={"mosaic": 0.0}),
+    "YOLOv5's EMA": Change(hyp={"ema_window": 0.0}),
+    "YOLOv5's warm-up": Change(hyp={"warmup_share": 1.0}),
+    "k = 0, plain convolutions": Change(model={"branches": 0}),
+    "k = 4": Change(model={"branches": 4}),
+    "no DFL": Change(head=("nc", 1)),
+    "one-to-one branch beside": Change(head=("nc", 16, True)),
+    "float32": Change(options=("--precision", "fp32")),
+    "weight decay 0.05": Change(hyp={"weight_decay": 0.05}),
+    "cosine": Change(options=("--cos-lr",)),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Trains what is missing, writes the table. Returns the exit code."""
+    args = parse(argv)
+    try:
+        return ablate(args)
+    except YolorepError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, UserError) else 1
+    except KeyboardInterrupt:
+        print("interrupted; finished runs are kept, the same command goes on", file=sys.stderr)
+        return 130
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cfg", default="cfg/yolorep/n.yaml", help="model YAML with an anchor-free head")
+    parser.add_argument("--hyp", default="cfg/hyp/yolorep.yaml", help="the recipe that is changed")
+    parser.add_argument("--data", default="data/shapes.yaml", help="dataset YAML with train, val and perhaps test")
+    parser.add_argument("--imgsz", type=int, default=320)
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--only", nargs="+", help=f"of these: {', '.join(CHANGES)}")
+    parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
+    parser.add_argument("--workers", type=int, default=2, help="data loading processes")
+    parser.add_argument("--output", type=Path, default=Path("runs/ablation"))
+    return parser.parse_args(argv)
+
+
+def ablate(args: argparse.Namespace) -> int:
+    """Trains what is missing, writes the table. Returns the exit code: 1 if a run failed."""
+    for name in args.only or ():
+        if name not in CHANGES:
+            raise UserError(f"--only: expected a change, found {name!r}{suggest(name, CHANGES)}")
+    output = args.output.resolve()
+    data = canonical(args.data)
+    store = Store(output / "results")
+    sitting = now()
+    splits = load_splits(data)
+    failed = 0
+    for seed in args.seeds:
+        for name in args.only or CHANGES:
+            key = make_key(name, args, data=data, folder=output / "changes", seed=seed)
+            if store.find(key) is not None:
+                continue
+            print(f"{name}, seed {seed}", flush=True)
+            program = Yolorep(args.threads, args.workers, ("--noval", *CHANGES[name].options))
+            folder = output / "runs" / key.slug
+            try:
+                store.save(
+                    train_and_score(program, key, folder=folder, splits=splits, sitting=sitting, threads=args.threads)
+                )
+            except ProgramFailed as error:
+                failed = 1
+                print(f"  failed: {error}", flush=True)
+    records = store.all(data=data, imgsz=args.imgsz, batch_size=args.batch_size)
+    records = [record for record in records if record.key.epochs == args.epochs]
+    title = (
+        f"{Path(args.cfg).stem} on {Path(data).stem}, {args.imgsz} px, batch {args.batch_size}, {args.epochs} epochs"
+    )
+    packages = ", ".join(f"{package} {version}" for package, version in versions().items())
+    text = f"# {title}\n\n{table(records)}\n\n{machine()}; {packages}.\n"
+    write_text(output / f"{Path(data).stem}.md", text)
+    print(f"\n{text}\nwritten: {output / Path(data).stem}.md")
+    return failed
+
+
+def make_key(name: str, args: argparse.Namespace, *, data: str, folder: Path, seed: int) -> Key:
+    """The run of a change; its model file and recipe are written to ``folder``."""
+    change = CHANGES[name]
+    config = load_config(args.cfg).to_dict() | dict(change.model)
+    if change.head:
+        *rows, (source, repeats, module, _) = config["head"]
+        config["head"] = [*rows, [source, repeats, module, list(change.head)]]
+    hyp = load_hyp(find_config(args.hyp)).model_dump() | dict(change.hyp)
+    stem = name.translate(str.maketrans({" ": "_", ",": None, "=": None, "'": None}))
+    paths = []
+    for part, content in (("model", config), ("hyp", hyp)):
+        path = folder / part / f"{stem}.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, f"# {name}\n" + yaml.safe_dump(content, sort_keys=False))
+        paths.append(str(path))
+    model, recipe = paths
+    return Key(
+        program="yolorep",
+        model=model,
+        hyp=recipe,
+        data=data,
+        imgsz=args.imgsz,
+        batch_size=args.batch_size,
+        epochs=args.epochs,
+        seed=seed,
+    )
+
+
+def table(records: Sequence[Record]) -> str:
+    """The changes as Markdown, in the order above: means over the seeds, and the difference to the default's."""
+    runs: dict[str, list[Record]] = {}
+    for record in records:
+        first, *_ = Path(record.key.hyp).read_text(encoding="utf-8").splitlines()
+        runs.setdefault(first.removeprefix("# "), []).append(record)
+    splits = [split for split in SCORED if any(split in record.scores for record in records)]
+    lines = [["change", "seeds", *(f"AP {split}" for split in splits), "difference", "trained M", "fused M", "wall s"]]
+    lines.append(["---"] * len(lines[0]))
+    order = [name for name in CHANGES if name in runs]
+    for name in order:
+        found = runs[name]
+        cells = [name, str(len(found))]
+        cells += [spread([record.scores[split]["AP"] for record in found], 3) for split in splits]
+        cells.append(_difference(found, runs.get("default", []), splits) if name != "default" else DASH)
+        cells += [f"{count / 1e6:.2f}" for count in (found[0].params, found[0].params_deployed)]
+        cells.append(f"{fmean(record.wall_seconds for record in found):.0f}")
+        lines.append(cells)
+        if found[0].scores_nms_free:
+            scores = [spread([record.scores_nms_free[split]["AP"] for record in found], 3) for split in splits]
+            lines.append([f"{name}, NMS-free", str(len(found)), *scores, *[DASH] * 4])
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _difference(records: Sequence[Record], defaults: Sequence[Record], splits: Sequence[str]) -> str:
+    """Mean over the splits and the seeds that both have."""
+    by_seed = {record.key.seed: record for record in defaults}
+    pairs = [(record, by_seed[record.key.seed]) for record in records if record.key.seed in by_seed]
+    if not pairs:
+        return DASH
+    return f"{fmean(r.scores[split]['AP'] - d.scores[split]['AP'] for r, d in pairs for split in splits):+.3f}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
