@@ -55,17 +55,18 @@ CHANGES: dict[str, Change] = {
     "default": Change(),
     "a step for 64 images": Change(hyp={"nbs": 64}),
     "SGD": Change(hyp={"optimizer": "SGD", "lr0": 0.01, "momentum": 0.937}),
+    "half the learning rate": Change(hyp={"lr0": 0.0015}),
+    "YOLOv5's warm-up": Change(hyp={"warmup_share": 1.0}),
+    "cosine": Change(options=("--cos-lr",)),
+    "YOLOv5's BatchNorm momentum": Change(hyp={"bn_momentum": None}),
+    "YOLOv5's EMA": Change(hyp={"ema_window": 0.0}),
     "mosaic to the end": Change(hyp={"close_mosaic": 0.0}),
     "no mosaic": Change(hyp={"mosaic": 0.0}),
-    "YOLOv5's EMA": Change(hyp={"ema_window": 0.0}),
-    "YOLOv5's warm-up": Change(hyp={"warmup_share": 1.0}),
     "k = 0, plain convolutions": Change(model={"branches": 0}),
     "k = 4": Change(model={"branches": 4}),
     "no DFL": Change(head=("nc", 1)),
     "one-to-one branch beside": Change(head=("nc", 16, True)),
     "float32": Change(options=("--precision", "fp32")),
-    "weight decay 0.05": Change(hyp={"weight_decay": 0.05}),
-    "cosine": Change(options=("--cos-lr",)),
 }
 
 

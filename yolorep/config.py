@@ -123,6 +123,7 @@ class Hyp(BaseModel):
     free_dfl: NotNegative = 1.5
     fl_gamma: Off = 0.0
     nbs: Annotated[int, Field(ge=1)] = 64  # nominal batch size: smaller batches accumulate gradients up to it
+    bn_momentum: Annotated[float, Field(gt=0, le=1)] | None = None  # of running statistics; None: what each block says
     ema_window: Share = 0.0  # share of the run's optimizer steps that the average spans; 0: YOLOv5's fixed constants
     close_mosaic: Share = 0.0  # share of the epochs, the last ones, without mosaic and mixup
     hsv_h: Share = 0.015

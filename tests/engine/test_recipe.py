@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from yolorep.config import Hyp, load_hyp
+from yolorep.config import Hyp
 from yolorep.engine.optim import Schedule, build_optimizer
 from yolorep.engine.recipe import describe
 
@@ -15,7 +15,7 @@ from yolorep.engine.recipe import describe
     ("hyp", "epochs", "batches", "autocast", "expected"),
     [
         (
-            load_hyp("cfg/hyp/yolorep.yaml"),
+            Hyp(optimizer="AdamW", lr0=0.002, nbs=16, warmup_share=0.1, ema_window=0.1, close_mosaic=0.25),
             40,
             13,
             torch.bfloat16,

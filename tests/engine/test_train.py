@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from torch import nn
 
 from tests.engine.toy_run import MODEL, files, options, same_weights, stop_at
+from yolorep.config import load_hyp
 from yolorep.engine import train as train_module
 from yolorep.engine.callbacks import read_results
 from yolorep.engine.checkpoint import load_checkpoint, save_checkpoint
@@ -30,12 +32,37 @@ def test_files_of_a_run(work: Path, draws: None) -> None:
     weights = {f"weights/{name}.pt" for name in ("best", "last", "epoch1", "epoch2")}
     assert expected | weights <= set(files(folder))
     assert [row["epoch"] for row in read_results(folder / "results.csv")] == ["1", "2"]
-    assert read_options(folder / "args.yaml") == options(work, epochs=2, save_period=1)
+    recipe = "cfg/hyp/scratch-low.yaml"
+    assert read_options(folder / "args.yaml") == options(work, epochs=2, save_period=1, hyp=recipe)
     best = load_checkpoint(folder / "weights" / "best.pt")
     assert best.names == ("blue", "green")
     assert best.data == str(work / "data.yaml")
     assert not best.training
     assert all(tensor.dtype in (torch.float32, torch.int64) for tensor in best.state_dict.values())
+
+
+def test_the_head_brings_its_recipe(work: Path) -> None:
+    free = work / "free.yaml"
+    free.write_text(yaml.safe_dump({**MODEL, "anchors": None, "head": [[[1, 2], 1, "DetectFree", ["nc", 4]]]}))
+    run = new_run(options(work, cfg=str(free)))
+    assert run.options.hyp == "cfg/hyp/yolorep.yaml"
+    assert run.hyp == load_hyp("cfg/hyp/yolorep.yaml")
+    norms = [module for module in run.model.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert {norm.momentum for norm in norms} == {0.1}
+    run = new_run(options(work))
+    assert run.options.hyp == "cfg/hyp/scratch-low.yaml"
+    assert {module.momentum for module in run.model.modules() if isinstance(module, nn.BatchNorm2d)} == {0.03}
+
+
+def test_the_flagship_is_trained_by_default(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = new_run(options(work, cfg=None))
+    assert run.model.config.source.endswith("cfg/yolorep/n.yaml")
+    assert run.model.names == ("blue", "green")
+
+
+def test_a_run_says_what_its_recipe_comes_to(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train(options(work, epochs=1, noval=True))
+    assert "cfg/hyp/scratch-low.yaml: SGD at 0.01 to 0.0001, " in capsys.readouterr().out
 
 
 def test_same_seed_same_weights(work: Path) -> None:
@@ -53,7 +80,6 @@ def test_too_little_gpu_memory(work: Path, monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"cfg": None}, "expected --cfg .* or --weights"),
         ({"cfg": "nowhere.yaml"}, "nowhere.yaml: no such file"),
         ({"data": "nowhere.yaml"}, "nowhere.yaml: no such file"),
         ({"hyp": "nowhere.yaml"}, "nowhere.yaml: no such file"),
@@ -61,6 +87,7 @@ def test_too_little_gpu_memory(work: Path, monkeypatch: pytest.MonkeyPatch) -> N
         ({"freeze": [9]}, "--freeze: expected layers 0 to 3"),
         ({"freeze": [4]}, "expected a layer left to train"),
         ({"device": "seven"}, "--device"),
+        ({"precision": "fp16"}, "--precision fp16: expected a GPU"),
         ({"data": "bare_train.yaml"}, "bare_train.yaml: train: expected objects to learn, found images without any"),
         ({"data": "bare_val.yaml"}, "bare_val.yaml: val: expected objects .*, found images without any.* --noval"),
         ({"cfg": "placeholder.yaml", "noautoanchor": True}, "--noautoanchor: expected anchors in placeholder.yaml"),

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from torch import nn
+
 from yolorep.console import say
 from yolorep.engine.backbone_weights import load_backbone_weights
 from yolorep.engine.checkpoint import load_checkpoint, set_bn_values
@@ -114,6 +116,13 @@ def freeze_layers(model: Detector, layers: Sequence[int]) -> None:
         raise UserError(f"--freeze {layers[0]}: expected a layer left to train, found all {count} frozen")
     if frozen := sum(parameter.numel() for parameter in model.parameters() if not parameter.requires_grad):
         say(f"--freeze: {frozen:,} parameters stay as they are")
+
+
+def set_bn_momentum(model: Detector, momentum: float) -> None:
+    """Let the running statistics of every BatchNorm follow the batches with this momentum."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.momentum = momentum
 
 
 def _expand_rule(text: str) -> ExpandRule:

@@ -24,7 +24,7 @@ from yolorep.engine.autoanchor import object_sizes
 from yolorep.engine.build import HEADS, load_backend
 from yolorep.engine.callbacks import Announcer, Checkpoints, Plots, ResultsTable, TensorBoardLog
 from yolorep.engine.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from yolorep.engine.device import autocast_dtype, select_device
+from yolorep.engine.device import autocast_dtype, keep_freed_memory, select_device
 from yolorep.engine.ema import ModelEma
 from yolorep.engine.evaluation_plots import plot_evaluation
 from yolorep.engine.evaluator import evaluate
@@ -39,7 +39,7 @@ from yolorep.engine.resume import (
     restore_training_state,
     training_state,
 )
-from yolorep.engine.start import freeze_layers, starting_model
+from yolorep.engine.start import freeze_layers, set_bn_momentum, starting_model
 from yolorep.engine.trainer import Callback, MultiScale, Trainer
 from yolorep.engine.val import metrics_dict, table
 from yolorep.errors import UserError, YolorepError, suggest
@@ -89,6 +89,7 @@ def train(options: TrainOptions) -> Path:
         YolorepError: if the GPU has too little memory.
         KeyboardInterrupt: on Ctrl-C, with a ``last.pt`` to go on from and saying so.
     """
+    keep_freed_memory()
     run = new_run(options) if options.resume is None else resume_run(options)
     folder = create_folder(run) if run.resumed is None else run.resumed.path.parent.parent
     try:
@@ -138,6 +139,8 @@ def new_run(options: TrainOptions) -> Run:
         hyp=options.hyp or HEADS[type(model.head)].recipe,
     )
     hyp = load_hyp(options.hyp)
+    if hyp.bn_momentum is not None:
+        set_bn_momentum(model, hyp.bn_momentum)
     freeze_layers(model, options.freeze or [])
     if options.noautoanchor and model.head.needs_fitting:
         raise UserError(

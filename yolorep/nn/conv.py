@@ -27,8 +27,9 @@ class StridedPointwise(nn.Conv2d):
     """
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        vertical, horizontal = self.stride
-        return F.conv2d(input[:, :, ::vertical, ::horizontal], weight, bias, groups=self.groups)
+        # A pooling window of one pixel: unlike a slice's, its gradient stays in channels_last.
+        picked = F.avg_pool2d(input, 1, self.stride)
+        return F.conv2d(picked, weight, bias, groups=self.groups)
 
 
 class ConvBN(Reparameterizable):

@@ -33,6 +33,8 @@ class RepELAN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         links = list(self.cv1(x).chunk(2, dim=1))
+        if self.training:
+            links[-1] = links[-1].clone()  # BatchNorm's kernels are several times slower on a part of a tensor
         for block in self.m:
             links.append(block(links[-1]))
         return self.cv2(torch.cat(links, dim=1))
