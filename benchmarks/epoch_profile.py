@@ -129,7 +129,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"\n{Path(args.cfg).stem}, {Path(args.data).stem}, {args.imgsz} px, {args.precision}, {total:.1f} s an epoch")
     print("| part | seconds | share |\n|---|---|---|")
     for part, seconds in means.items():
-        print(f"| {part} | {seconds:.2f} | {seconds / total:.0%} |")
+        print(f"| {part} | {seconds:.3f} | {seconds / total:.0%} |")
     print(f"\n{machine()}; torch {versions()['torch']}")
     return 0
 
