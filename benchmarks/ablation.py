@@ -173,7 +173,7 @@ def table(records: Sequence[Record]) -> str:
         first, *_ = Path(record.key.hyp).read_text(encoding="utf-8").splitlines()
         runs.setdefault(first.removeprefix("# "), []).append(record)
     splits = [split for split in SCORED if any(split in record.scores for record in records)]
-    lines = [["change", "seeds", *(f"AP {split}" for split in splits), "difference", "trained M", "fused M", "wall s"]]
+    lines = [["change", "seeds", *(f"AP {split}" for split in splits), "difference", "trained M", "fused M"]]
     lines.append(["---"] * len(lines[0]))
     order = [name for name in CHANGES if name in runs]
     for name in order:
@@ -182,11 +182,10 @@ def table(records: Sequence[Record]) -> str:
         cells += [spread([record.scores[split]["AP"] for record in found], 3) for split in splits]
         cells.append(_difference(found, runs.get("default", []), splits) if name != "default" else DASH)
         cells += [f"{count / 1e6:.2f}" for count in (found[0].params, found[0].params_deployed)]
-        cells.append(f"{fmean(record.wall_seconds for record in found):.0f}")
         lines.append(cells)
         if found[0].scores_nms_free:
             scores = [spread([record.scores_nms_free[split]["AP"] for record in found], 3) for split in splits]
-            lines.append([f"{name}, NMS-free", str(len(found)), *scores, *[DASH] * 4])
+            lines.append([f"{name}, NMS-free", str(len(found)), *scores, *[DASH] * 3])
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 

@@ -19,7 +19,7 @@ from yolorep.data.catalog import load_data_config
 
 FOLDER = Path("runs/demo")
 DATA = "data/shapes.yaml"
-IMAGE_SIZE, EPOCHS = 160, "15"
+IMAGE_SIZE, EPOCHS = 160, "25"
 WANTED_AP50 = 0.5
 PICTURE_ROWS, PICTURE_COLUMNS = 3, 4
 

@@ -50,10 +50,10 @@ def test_table(ablation: ModuleType, tmp_path: Path) -> None:
         )
     ]
     assert ablation.table(records).splitlines()[2:] == [
-        "| default | 2 | 0.450 ±0.050 | – | 3.00 | 2.00 | 100 |",
-        "| SGD | 1 | 0.350 | -0.050 | 3.00 | 2.00 | 100 |",
-        "| one-to-one branch beside | 1 | 0.400 | – | 3.00 | 2.00 | 100 |",
-        "| one-to-one branch beside, NMS-free | 1 | 0.300 | – | – | – | – |",
+        "| default | 2 | 0.450 ±0.050 | – | 3.00 | 2.00 |",
+        "| SGD | 1 | 0.350 | -0.050 | 3.00 | 2.00 |",
+        "| one-to-one branch beside | 1 | 0.400 | – | 3.00 | 2.00 |",
+        "| one-to-one branch beside, NMS-free | 1 | 0.300 | – | – | – |",
     ]
 
 

@@ -91,6 +91,16 @@ def test_workers_change_nothing(tmp_path: Path, cache: str | None) -> None:
         assert torch.equal(one.images, other.images)
 
 
+@pytest.mark.parametrize(("cache", "expected"), [(None, 2), ("disk", 2), ("ram", 0)])
+def test_images_in_memory_need_no_processes_to_evaluate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: str | None, expected: int
+) -> None:
+    monkeypatch.setenv("YOLOREP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    dataset = DetectionDataset(load(write_yolo(tmp_path)), image_size=64, cache=cache)
+    assert eval_loader(dataset, batch_size=1, workers=2)._loader.num_workers == expected
+
+
 def test_no_two_images_share_their_draws(tmp_path: Path) -> None:
     """Equal pictures become different samples."""
     (tmp_path / "images").mkdir()

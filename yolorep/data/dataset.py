@@ -72,6 +72,11 @@ class DetectionDataset:
         """Class names."""
         return self.annotations.names
 
+    @property
+    def in_memory(self) -> bool:
+        """Whether every image is kept decoded in memory."""
+        return self._pixels is not None
+
     def labels(self, index: int) -> NDArray[np.float32]:
         """Training boxes of one image: (k, 5) float32 ``class, cx, cy, w, h``, normalized. Not to be written to."""
         return self.annotations.labels(index)

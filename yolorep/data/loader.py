@@ -350,7 +350,8 @@ def eval_loader(
         batch_size: at most so many images in a batch; only images of equal network shape share one.
         stride: largest stride of the network.
         rect: give each image the smallest rectangle (plus half a stride, as YOLOv5 does) instead of a square.
-        workers: processes that prepare batches; 0 prepares them in this one.
+        workers: processes that prepare batches; 0 prepares them in this one, as is always done with images kept in
+            memory, for which starting processes takes longer.
         pin_memory: prepare batches for copying to a GPU.
     """
     size = dataset.image_size
@@ -363,4 +364,5 @@ def eval_loader(
         for shape, members in sorted(groups.items())
         for start in range(0, len(members), batch_size)
     ]
+    workers = 0 if dataset.in_memory else workers
     return EvalLoader(_EvalBatches(dataset), keys, workers=workers, pin_memory=pin_memory)

@@ -55,7 +55,7 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
         The dtype to autocast to, or None for float32.
 
     Raises:
-        UserError: for fp16 on a CPU, which has no loss scaling worth its time.
+        UserError: for fp16 on a CPU, which gains nothing by it.
     """
     if precision == "auto":
         capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # older versions of PyTorch do not tell
