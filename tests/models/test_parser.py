@@ -12,7 +12,8 @@ from torch import nn
 from yolorep.config import resources_dir
 from yolorep.errors import UserError
 from yolorep.models.detector import build_model
-from yolorep.models.parser import build_graph, load_config, parse_activation, parse_config, parse_rows
+from yolorep.models.parser import build_graph, load_config, parse_config, parse_rows
+from yolorep.models.values import parse_activation
 from yolorep.nn.conv import Conv
 
 ANCHORS = [[10, 13, 16, 30, 33, 23], [30, 61, 62, 45, 59, 119]]

@@ -6,9 +6,8 @@ module name means is the registry's.
 
 from __future__ import annotations
 
-import ast
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -17,6 +16,7 @@ from torch import nn
 
 from yolorep.config import find_config, load_yaml
 from yolorep.errors import UserError, suggest
+from yolorep.models import values
 from yolorep.models.graph import IMAGE, Graph
 from yolorep.nn.expand import ExpandRule, expand_
 from yolorep.nn.registry import ROW_TYPES, Plan, RowType, Scale
@@ -26,11 +26,6 @@ SECTIONS = ("backbone", "neck", "head")
 BUILD_ERRORS = (ValueError, TypeError, RuntimeError, ArithmeticError, LookupError)
 ROW_FORM = "[from, repeats, module, args] or [from, repeats, module, args, tag]"
 
-#: What a model file may name as ``activation``.
-ACTIVATIONS: dict[str, type[nn.Module]] = {
-    f"nn.{cls.__name__}": cls
-    for cls in (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.SiLU, nn.GELU, nn.Hardswish, nn.Mish, nn.ELU, nn.Identity)
-}
 #: Words that mean a value when they stand alone as an argument.
 WORDS: dict[str, Any] = {"None": None, "True": True, "False": False}
 
@@ -117,15 +112,15 @@ def parse_config(value: Any, *, source: str = "model", folder: Path | None = Non
         raise UserError(f"{source}: expected a model file (a mapping with nc, backbone and head), found {_kind(value)}")
     faults: list[str] = []
     known = {
-        "nc": ("num_classes", _positive_int),
-        "depth_multiple": ("depth_multiple", _positive),
-        "width_multiple": ("width_multiple", _positive),
-        "channel_multiple": ("channel_multiple", _positive_int),
-        "ch": ("channels", _rgb),
-        "anchors": ("anchors", _anchors),
-        "activation": ("activation", _activation_text),
-        "branches": ("branches", _count),
-        "drop_path": ("drop_path", _rate),
+        "nc": ("num_classes", values.positive_int),
+        "depth_multiple": ("depth_multiple", values.positive),
+        "width_multiple": ("width_multiple", values.positive),
+        "channel_multiple": ("channel_multiple", values.positive_int),
+        "ch": ("channels", values.rgb),
+        "anchors": ("anchors", values.anchors),
+        "activation": ("activation", values.activation_text),
+        "branches": ("branches", values.count),
+        "drop_path": ("drop_path", values.rate),
         "expand": ("expand", lambda entry: str(ExpandRule.parse(entry))),
     }
     settings: dict[str, Any] = {}
@@ -222,7 +217,7 @@ def build_graph(config: ModelConfig) -> Graph:
         UserError: naming file, row, module, expected and found.
     """
     specs = parse_rows(config)
-    activation = parse_activation(config.activation) if config.activation else None
+    activation = values.parse_activation(config.activation) if config.activation else None
     keywords: dict[str, Any] = {"activation": activation} if activation else {}
     if config.branches is not None:
         keywords["branches"] = config.branches
@@ -249,33 +244,6 @@ def build_graph(config: ModelConfig) -> Graph:
         except ValueError as error:
             raise UserError(f"{config.source}: expand: {error}") from error
     return graph
-
-
-def parse_activation(text: str) -> Callable[[], nn.Module]:
-    """Turns ``nn.LeakyReLU(0.1)`` or ``nn.ReLU`` into a factory, without running it.
-
-    Raises:
-        ValueError: for anything but a known name with plain values as arguments.
-    """
-    try:
-        node: ast.expr = ast.parse(text.strip(), mode="eval").body
-        args: list[Any] = []
-        kwargs: dict[str, Any] = {}
-        if isinstance(node, ast.Call):
-            args = [ast.literal_eval(arg) for arg in node.args]
-            kwargs = {keyword.arg: ast.literal_eval(keyword.value) for keyword in node.keywords if keyword.arg}
-            node = node.func
-        name = ast.unparse(node).removeprefix("torch.")
-        cls = ACTIVATIONS[name]
-        inspect.signature(cls).bind(*args, **kwargs)
-    except (SyntaxError, ValueError, TypeError) as error:
-        raise ValueError(f"expected an activation such as nn.LeakyReLU(0.1), found {text!r}") from error
-    except KeyError:
-        raise ValueError(
-            f"unknown activation {text!r}{suggest(name, ACTIVATIONS)}; known: {', '.join(ACTIVATIONS)}"
-        ) from None
-    kwargs.pop("inplace", None)  # in place or not is the builder's business: the value is the same
-    return lambda: cls(*args, **kwargs)
 
 
 def _rows(config: ModelConfig) -> Iterator[tuple[str, str, Any]]:
@@ -407,48 +375,3 @@ def _kind(value: Any) -> str:
 def _short(value: Any) -> str:
     text = str(value).replace("'", "")
     return text if len(text) <= 80 else f"{text[:77]}..."
-
-
-def _positive(value: Any) -> float:
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < float("inf"):
-        raise ValueError(f"expected a number above 0, found {value!r}")
-    return float(value)
-
-
-def _positive_int(value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"expected a whole number of at least 1, found {value!r}")
-    return value
-
-
-def _count(value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise ValueError(f"expected a whole number of at least 0, found {value!r}")
-    return value
-
-
-def _rgb(value: Any) -> int:
-    if value != 3:
-        raise ValueError(f"expected 3: images are RGB; found {value!r}")
-    return 3
-
-
-def _anchors(value: Any) -> list[list[float]] | int:
-    if isinstance(value, list):
-        if not all(isinstance(level, list) and level and len(level) % 2 == 0 for level in value):
-            raise ValueError("expected a list of widths and heights w1, h1, w2, h2, … for every level")
-        return [[_positive(side) for side in level] for level in value]
-    return _positive_int(value)
-
-
-def _rate(value: Any) -> float:
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < 1:
-        raise ValueError(f"expected a rate from 0 to less than 1, found {value!r}")
-    return float(value)
-
-
-def _activation_text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise ValueError(f"expected an activation such as nn.LeakyReLU(0.1), found {value!r}")
-    parse_activation(value)
-    return value
