@@ -11,7 +11,8 @@ folder, and the same command goes on.
 from __future__ import annotations
 
 import argparse
-import os
+import hashlib
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from statistics import fmean
 from typing import Any
 
 import yaml
+from peers.command import add_setting, run
 from peers.machine import machine, now, versions
 from peers.ours import Yolorep
 from peers.process import ProgramFailed
@@ -27,8 +29,8 @@ from peers.report import DASH, spread
 from peers.runs import SCORED, load_splits, train_and_score
 from peers.store import Key, Record, Store, canonical
 
-from yolorep.config import find_config, load_hyp
-from yolorep.errors import UserError, YolorepError, suggest
+from yolorep.config import load_hyp
+from yolorep.errors import UserError, suggest
 from yolorep.files import write_text
 from yolorep.models.parser import load_config
 
@@ -73,14 +75,7 @@ CHANGES: dict[str, Change] = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Trains what is missing, writes the table. Returns the exit code."""
     args = parse(argv)
-    try:
-        return ablate(args)
-    except YolorepError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, UserError) else 1
-    except KeyboardInterrupt:
-        print("interrupted; finished runs are kept, the same command goes on", file=sys.stderr)
-        return 130
+    return run(lambda: ablate(args))
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -88,15 +83,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cfg", default="cfg/yolorep/n.yaml", help="model YAML with an anchor-free head")
     parser.add_argument("--hyp", default="cfg/hyp/yolorep.yaml", help="the recipe that is changed")
-    parser.add_argument("--data", default="data/shapes.yaml", help="dataset YAML with train, val and perhaps test")
-    parser.add_argument("--imgsz", type=int, default=320)
-    parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--epochs", type=int, default=20)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    add_setting(parser, epochs=20, seeds=(0,), output="runs/ablation")
     parser.add_argument("--only", nargs="+", help=f"of these: {', '.join(CHANGES)}")
-    parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
-    parser.add_argument("--workers", type=int, default=2, help="data loading processes")
-    parser.add_argument("--output", type=Path, default=Path("runs/ablation"))
     return parser.parse_args(argv)
 
 
@@ -110,10 +98,21 @@ def ablate(args: argparse.Namespace) -> int:
     store = Store(output / "results")
     sitting = now()
     splits = load_splits(data)
+    files = {name: write_files(name, args, folder=output / "changes") for name in CHANGES}
     failed = 0
     for seed in args.seeds:
         for name in args.only or CHANGES:
-            key = make_key(name, args, data=data, folder=output / "changes", seed=seed)
+            model, recipe = files[name]
+            key = Key(
+                program="yolorep",
+                model=model,
+                hyp=recipe,
+                data=data,
+                imgsz=args.imgsz,
+                batch_size=args.batch_size,
+                epochs=args.epochs,
+                seed=seed,
+            )
             if store.find(key) is not None:
                 continue
             print(f"{name}, seed {seed}", flush=True)
@@ -126,8 +125,9 @@ def ablate(args: argparse.Namespace) -> int:
             except ProgramFailed as error:
                 failed = 1
                 print(f"  failed: {error}", flush=True)
-    records = store.all(data=data, imgsz=args.imgsz, batch_size=args.batch_size)
-    records = [record for record in records if record.key.epochs == args.epochs]
+    found = store.all(data=data, imgsz=args.imgsz, batch_size=args.batch_size)
+    found = [record for record in found if record.key.epochs == args.epochs]
+    records = {name: [r for r in found if (r.key.model, r.key.hyp) == files[name]] for name in CHANGES}
     title = (
         f"{Path(args.cfg).stem} on {Path(data).stem}, {args.imgsz} px, batch {args.batch_size}, {args.epochs} epochs"
     )
@@ -138,49 +138,44 @@ def ablate(args: argparse.Namespace) -> int:
     return failed
 
 
-def make_key(name: str, args: argparse.Namespace, *, data: str, folder: Path, seed: int) -> Key:
-    """The run of a change; its model file and recipe are written to ``folder``."""
+def write_files(name: str, args: argparse.Namespace, *, folder: Path) -> tuple[str, str]:
+    """Writes a change's model file and recipe, named by the change and by all that it trains with.
+
+    Args:
+        name: the change.
+        args: with the model and the recipe that are changed.
+        folder: where to.
+
+    Returns:
+        The two paths. They stand for the run: another model, recipe or change has others.
+    """
     change = CHANGES[name]
     config = load_config(args.cfg).to_dict() | dict(change.model)
     if change.head:
         *rows, (source, repeats, module, _) = config["head"]
         config["head"] = [*rows, [source, repeats, module, list(change.head)]]
-    hyp = load_hyp(find_config(args.hyp)).model_dump() | dict(change.hyp)
-    stem = name.translate(str.maketrans({" ": "_", ",": None, "=": None, "'": None}))
-    paths = []
-    for part, content in (("model", config), ("hyp", hyp)):
-        path = folder / part / f"{stem}.yaml"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, f"# {name}\n" + yaml.safe_dump(content, sort_keys=False))
-        paths.append(str(path))
-    model, recipe = paths
-    return Key(
-        program="yolorep",
-        model=model,
-        hyp=recipe,
-        data=data,
-        imgsz=args.imgsz,
-        batch_size=args.batch_size,
-        epochs=args.epochs,
-        seed=seed,
-    )
+    hyp = load_hyp(args.hyp).model_dump() | dict(change.hyp)
+    model, recipe = (yaml.safe_dump(content, sort_keys=False) for content in (config, hyp))
+    digest = hashlib.sha256("\n".join((model, recipe, *change.options)).encode()).hexdigest()[:8]
+    stem = "_".join(re.findall(r"\w+", name))
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = (folder / f"{stem}-{digest}-model.yaml", folder / f"{stem}-{digest}-hyp.yaml")
+    for path, text in zip(paths, (model, recipe), strict=True):
+        write_text(path, text)
+    return str(paths[0]), str(paths[1])
 
 
-def table(records: Sequence[Record]) -> str:
-    """The changes as Markdown, in the order above: means over the seeds, and the difference to the default's."""
-    runs: dict[str, list[Record]] = {}
-    for record in records:
-        first, *_ = Path(record.key.hyp).read_text(encoding="utf-8").splitlines()
-        runs.setdefault(first.removeprefix("# "), []).append(record)
-    splits = [split for split in SCORED if any(split in record.scores for record in records)]
+def table(runs: Mapping[str, Sequence[Record]]) -> str:
+    """The changes that have runs as Markdown: means over the seeds, and the difference to the default's."""
+    splits = [split for split in SCORED if any(split in run.scores for found in runs.values() for run in found)]
     lines = [["change", "seeds", *(f"AP {split}" for split in splits), "difference", "trained M", "fused M"]]
     lines.append(["---"] * len(lines[0]))
-    order = [name for name in CHANGES if name in runs]
-    for name in order:
-        found = runs[name]
+    for name, found in runs.items():
+        if not found:
+            continue
         cells = [name, str(len(found))]
         cells += [spread([record.scores[split]["AP"] for record in found], 3) for split in splits]
-        cells.append(_difference(found, runs.get("default", []), splits) if name != "default" else DASH)
+        cells.append(_difference(found, runs["default"], splits) if name != "default" else DASH)
         cells += [f"{count / 1e6:.2f}" for count in (found[0].params, found[0].params_deployed)]
         lines.append(cells)
         if found[0].scores_nms_free:

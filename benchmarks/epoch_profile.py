@@ -21,7 +21,8 @@ from typing import Any
 import torch
 from peers.machine import machine, versions
 
-from yolorep.engine.device import keep_freed_memory
+from yolorep.engine.device import PRECISIONS
+from yolorep.engine.memory import keep_freed_memory
 from yolorep.engine.train import build_trainer, create_folder, new_run
 from yolorep.engine.trainer import Trainer
 from yolorep.errors import UserError
@@ -90,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--imgsz", type=int, default=320)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--epochs", type=int, default=3, help="after the first")
-    parser.add_argument("--precision", default="auto")
+    parser.add_argument("--precision", default="auto", choices=("auto", *PRECISIONS))
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1))
     parser.add_argument("--workers", type=int, default=2, help="data loading processes")
     args = parser.parse_args(argv)

@@ -16,15 +16,14 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
-import os
 import shutil
-import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from peers.command import add_setting, run
 from peers.latency import Latency, measure, openvino_precision
 from peers.machine import machine, now, versions
 from peers.ours import Yolorep
@@ -38,22 +37,14 @@ from peers.theirs import Ultralytics
 from peers.view import copy_data
 
 from yolorep.data.annotations import Annotations
-from yolorep.errors import UserError, YolorepError
+from yolorep.errors import UserError
 from yolorep.files import write_text
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Trains, measures, reports. Returns the exit code."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the training that runs, too
     args = parse(argv)
-    try:
-        return Benchmark(args).run()
-    except YolorepError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, UserError) else 1
-    except KeyboardInterrupt:
-        print("interrupted; finished runs are kept, the same command goes on", file=sys.stderr)
-        return 130
+    return run(lambda: Benchmark(args).run())
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -63,21 +54,14 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--models", nargs="*", default=["yolov8n.yaml", "yolo11n.yaml", "yolo26n.yaml"], help="those of ultralytics"
     )
-    parser.add_argument("--data", default="data/shapes.yaml", help="dataset YAML with train, val and perhaps test")
-    parser.add_argument("--imgsz", type=int, default=320)
-    parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--epochs", type=int, default=40)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    add_setting(parser, epochs=40, seeds=(0, 1), output="runs/benchmark")
     parser.add_argument("--hyp", default="", help="hyperparameter YAML of our models (default: the program's own)")
-    parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1), help="of every process")
-    parser.add_argument("--workers", type=int, default=2, help="data loading processes")
     parser.add_argument("--latency", action="store_true", help="measure the deployed files as well")
     parser.add_argument("--latency-imgsz", type=int, nargs="+", default=[320, 640])
     parser.add_argument("--warmup", type=int, default=10, help="turns before the latency counts")
     parser.add_argument("--repetitions", type=int, default=100, help="turns of the latency")
     parser.add_argument("--only", choices=("train", "latency", "report"), help="do no more than this")
     parser.add_argument("--redo", action="store_true", help="train again what is stored")
-    parser.add_argument("--output", type=Path, default=Path("runs/benchmark"))
     return parser.parse_args(argv)
 
 
