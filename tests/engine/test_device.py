@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from yolorep.engine.device import autocast_dtype, keep_freed_memory, select_device
+from yolorep.engine.device import autocast_dtype, select_device
 from yolorep.errors import UserError
 
 
@@ -46,20 +46,3 @@ def test_precision_without_capabilities(monkeypatch: pytest.MonkeyPatch) -> None
 def test_float16_on_a_cpu_is_refused() -> None:
     with pytest.raises(UserError, match="--precision fp16: expected a GPU"):
         autocast_dtype("fp16", torch.device("cpu"))
-
-
-@pytest.mark.parametrize("library", [("glibc", "2.36"), ("", "")])
-def test_freed_memory_is_kept_where_that_can_be_asked_for(
-    library: tuple[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[tuple[int, int]] = []
-
-    class Libc:
-        def mallopt(self, name: int, value: int) -> int:
-            asked.append((name, value))
-            return 1
-
-    monkeypatch.setattr("platform.libc_ver", lambda: library)
-    monkeypatch.setattr("ctypes.CDLL", lambda name: Libc())
-    keep_freed_memory()
-    assert asked == ([(-3, 2**25), (-1, 2**31 - 1)] if library[0] else [])

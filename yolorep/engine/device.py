@@ -1,16 +1,10 @@
-"""Choosing where to compute."""
+"""Choosing where to compute, and in which precision."""
 
 from __future__ import annotations
-
-import ctypes
-import platform
 
 import torch
 
 from yolorep.errors import UserError
-
-#: glibc's names of two settings, from malloc.h.
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 #: ``--precision`` to what forward passes are autocast to.
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -64,15 +58,3 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
     if precision == "fp16" and device.type == "cpu":
         raise UserError("--precision fp16: expected a GPU; on CPUs use bf16 or fp32")
     return PRECISIONS[precision]
-
-
-def keep_freed_memory() -> None:
-    """Let the process keep the memory that tensors give back, up to 2 GB, for the next ones.
-
-    By default glibc returns large blocks to the system at once, and every training step on a CPU spends time on page
-    faults anew. Other C libraries are left as they are.
-    """
-    if platform.libc_ver()[0] == "glibc":
-        libc = ctypes.CDLL(None)
-        libc.mallopt(_M_MMAP_THRESHOLD, 32 * 2**20)  # the largest that is accepted
-        libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)

@@ -24,11 +24,12 @@ from yolorep.engine.autoanchor import object_sizes
 from yolorep.engine.build import HEADS, load_backend
 from yolorep.engine.callbacks import Announcer, Checkpoints, Plots, ResultsTable, TensorBoardLog
 from yolorep.engine.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from yolorep.engine.device import autocast_dtype, keep_freed_memory, select_device
+from yolorep.engine.device import autocast_dtype, select_device
 from yolorep.engine.ema import ModelEma
 from yolorep.engine.evaluation_plots import plot_evaluation
 from yolorep.engine.evaluator import evaluate
 from yolorep.engine.image_size import fit_image_size
+from yolorep.engine.memory import keep_freed_memory
 from yolorep.engine.optim import Schedule, build_optimizer
 from yolorep.engine.recipe import describe, ema_updates, mosaic_epochs
 from yolorep.engine.resume import (
@@ -120,8 +121,6 @@ def new_run(options: TrainOptions) -> Run:
         options = replace(options, data=data.relative_to(resources).as_posix())
     else:
         options = replace(options, data=str(data))
-    if options.hyp is not None:
-        load_hyp(options.hyp)  # refused before anything slow
     device = select_device(options.device)
     autocast_dtype(options.precision, device)  # refuses what the device does not offer
     names = load_data_config(options.data, download=options.download).names
