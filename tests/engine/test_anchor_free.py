@@ -133,8 +133,8 @@ def test_other_classes_take_all_but_the_class_rows(names: tuple[str, ...]) -> No
     before = {name: tensor.clone() for name, tensor in target.state_dict().items()}
     report = transfer_weights(target, source.state_dict(), names=source.names, anchors=False)
     rows = {
-        f"model.3.{branch}.cls.{level}.4.{kind}"
-        for branch in ("branches", "one2one")
+        f"model.3.{branch}.{level}.4.{kind}"
+        for branch in ("cls", "one2one")
         for level in (0, 1)
         for kind in ("weight", "bias")
     }

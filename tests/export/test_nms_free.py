@@ -32,8 +32,8 @@ def tiny_model(reg_max: int, *, one2one: bool) -> Detector:
     }
     model = build_model(rows)
     with torch.no_grad():
-        for branches in (model.head.branches, model.head.one2one):
-            for level in branches.cls if branches else ():
+        for branches in filter(None, (model.head.cls, model.head.one2one)):
+            for level in branches:
                 level[-1].bias.zero_()
     return randomize_(model).eval()
 
@@ -84,7 +84,7 @@ def test_the_predictor_honours_the_file_without_being_told(tmp_path: Path) -> No
     found = Predictor(file, **settings)(image)
     given = Predictor(fuse(model)[0], nms_free=True, **settings)(image)
     suppressed = Predictor(tmp_path / "w.pt", **settings)(image)
-    assert len(found) == len(told) == len(given) == 40 > len(suppressed)  # an IoU of 0 leaves few boxes
+    assert len(found) == len(told) == len(given) > 2 * len(suppressed)  # an IoU of 0 leaves few boxes
     assert found.confidence == pytest.approx(told.confidence, abs=1e-4)
     assert given.confidence == pytest.approx(told.confidence, abs=1e-4)
     with pytest.raises(UserError, match="--agnostic-nms: this model runs without NMS"):

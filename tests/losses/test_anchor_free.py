@@ -86,20 +86,24 @@ def test_against_dense_formulas(reg_max: int, seed: int) -> None:
     sides = torch.cat([level[:, : 4 * reg_max].flatten(2) for level in raw.levels], dim=2).mT
     centres, pixels = cell_centres(raw.levels, detect.strides)
     truth = cxcywh_to_xyxy(targets[:, 2:] * torch.tensor([128.0, 96.0, 128.0, 96.0]))
-    p = assign_aligned(
-        logits,
-        boxes,
-        centres,
-        image=targets[:, 0].long(),
-        class_id=targets[:, 1].long(),
-        truth=truth,
-        smallest=16.0,
-    )
-    assert len(p) > 10
-    wanted = torch.zeros_like(logits)
-    wanted[p.image, p.cell, targets[p.truth, 1].long()] = p.score
-    share = max(wanted.sum().item(), 1)
-    cls = F.binary_cross_entropy_with_logits(logits, wanted, reduction="sum").item() / share
+    cls, p = [], None
+    for sharpness in (2.0, 1.0):
+        p = assign_aligned(
+            logits,
+            boxes,
+            centres,
+            image=targets[:, 0].long(),
+            class_id=targets[:, 1].long(),
+            truth=truth,
+            smallest=16.0,
+            sharpness=sharpness,
+        )
+        assert len(p) > 10
+        wanted = torch.zeros_like(logits)
+        wanted[p.image, p.cell, targets[p.truth, 1].long()] = p.score
+        share = max(wanted.sum().item(), 1)
+        cls.append(F.binary_cross_entropy_with_logits(logits, wanted, reduction="sum").item() / share)
+    cls_one, cls = cls
     box = (p.score * (1 - ciou(boxes[p.image, p.cell], truth[p.truth]))).sum().item() / share
     true = torch.cat((centres[p.cell] - truth[p.truth, :2], truth[p.truth, 2:] - centres[p.cell]), dim=1)
     if reg_max == 1:
@@ -112,6 +116,10 @@ def test_against_dense_formulas(reg_max: int, seed: int) -> None:
     dfl = (p.score * each.mean(1)).sum().item() / share
     assert [float(part) for part in terms.parts.values()] == pytest.approx([2 * box, 3 * cls, 5 * dfl], rel=1e-4)
     assert terms.total.item() == pytest.approx(3 * (2 * box + 3 * cls + 5 * dfl), rel=1e-4)
+    both = AnchorFreeLoss(detect, gains)(Raw(raw.levels, raw.levels), targets)
+    assert [float(part) for part in both.parts.values()] == pytest.approx(
+        [2 * box, 3 * (cls + cls_one), 5 * dfl], rel=1e-4
+    )
 
 
 def test_pinned() -> None:
@@ -142,15 +150,13 @@ def test_no_objects_leave_the_classes_only(reg_max: int) -> None:
         assert level.grad[:, 4 * reg_max :].abs().min() > 0
 
 
-def test_the_one_to_one_branch_adds_its_loss() -> None:
+def test_the_one_to_one_branch_learns_classes_only() -> None:
     detect, raw, targets = random_case(16)
-    loss = AnchorFreeLoss(detect)
-    many = loss(raw, targets)
-    both = loss(Raw(raw.levels, raw.levels), targets)
-    one = loss._branch(raw.levels, targets, one_to_one=True)
-    for name, part in zip(many.parts, one.tolist(), strict=True):
-        assert float(both.parts[name]) == pytest.approx(float(many.parts[name]) + part, rel=1e-5)
-    assert float(one[1]) != pytest.approx(float(many.parts["cls"]), rel=1e-3)
+    other = [level.clone().requires_grad_() for level in raw.levels]
+    AnchorFreeLoss(detect)(Raw(raw.levels, other), targets).total.backward()
+    for level in other:
+        assert level.grad[:, :64].abs().max() == 0
+        assert level.grad[:, 64:].abs().min() > 0
 
 
 def test_reduced_precision_is_computed_in_float32() -> None:

@@ -43,7 +43,7 @@ def reference(
     *,
     smallest: float,
     top_k: int,
-    one_to_one: bool,
+    sharpness: float,
 ) -> dict[Key, float]:
     """Object by object, cell by cell."""
     claims: dict[tuple[int, int], list[tuple[float, int, float]]] = {}  # cell -> (overlap, object, alignment)
@@ -65,16 +65,15 @@ def reference(
         won.setdefault(index, []).append((alignment, image, cell, overlap))
     result = {}
     for index, entries in won.items():
-        kept = sorted(entries, reverse=True)[: 1 if one_to_one else None]
-        best, largest = max(entry[0] for entry in kept), max(entry[3] for entry in kept)
-        for alignment, image, cell, _ in kept:
-            result[image, cell, index] = alignment / best * largest
+        best, largest = max(entry[0] for entry in entries), max(entry[3] for entry in entries)
+        for alignment, image, cell, _ in entries:
+            result[image, cell, index] = (alignment / best) ** sharpness * largest
     return result
 
 
-@pytest.mark.parametrize(("top_k", "one_to_one"), [(10, False), (1, False), (7, True), (3, False)])
+@pytest.mark.parametrize(("top_k", "sharpness"), [(10, 1.0), (1, 1.0), (7, 2.0), (3, 0.5)])
 @pytest.mark.parametrize("seed", range(3))
-def test_against_a_slow_reference(seed: int, top_k: int, one_to_one: bool) -> None:
+def test_against_a_slow_reference(seed: int, top_k: int, sharpness: float) -> None:
     generator = torch.Generator().manual_seed(seed)
     levels = [torch.zeros(3, 1, 96 // stride, 128 // stride) for stride in (8, 16, 32)]
     centres, pixels = cell_centres(levels, (8, 16, 32))
@@ -85,7 +84,7 @@ def test_against_a_slow_reference(seed: int, top_k: int, one_to_one: bool) -> No
     for image in (0, 0, 2, 0, 2, 2, 0):  # none in image 1
         x, y, w, h = (torch.rand(4, generator=generator) * torch.tensor([90, 60, 50, 50])).tolist()
         objects.append((image, int(torch.randint(0, 2, (), generator=generator)), [x, y, x + w + 2, y + h + 2]))
-    settings: dict[str, Any] = {"smallest": 16.0, "top_k": top_k, "one_to_one": one_to_one}
+    settings: dict[str, Any] = {"smallest": 16.0, "top_k": top_k, "sharpness": sharpness}
     found, expected = (f(logits, boxes, centres, objects, **settings) for f in (run, reference))
     assert found == pytest.approx(expected, rel=1e-4)
     assert len(expected) >= 5
@@ -108,6 +107,8 @@ def test_targets_by_hand() -> None:
     # Alignments: 0.2, sqrt(0.5) / 4^6, none (no overlap), 0.4. The best is 0.4 and overlaps with 1.
     assert found == pytest.approx({(0, 0, 0): 0.5, (0, 1, 0): 0.5**0.5 / 4**6 / 0.4, (0, 3, 0): 1.0}, rel=1e-4)
     assert run(logits, boxes, centres, [(0, 0, truth)], smallest=8.0, top_k=1) == pytest.approx({(0, 3, 0): 1.0})
+    sharp = run(logits, boxes, centres, [(0, 0, truth)], smallest=8.0, sharpness=2.0)
+    assert sharp == pytest.approx({key: target**2 for key, target in found.items()}, rel=1e-4)
 
 
 def test_a_cell_of_two_objects_goes_to_the_one_it_overlaps_more() -> None:
@@ -125,25 +126,6 @@ def test_of_equal_objects_the_first_gets_the_cells() -> None:
     logits, boxes, centres = grid(truth, truth)
     found = run(logits, boxes, centres, [(0, 0, truth), (0, 0, truth)], smallest=8.0)
     assert set(found) == {(0, 0, 0), (0, 1, 0)}
-
-
-def test_one_to_one_leaves_every_object_its_own_cell() -> None:
-    """The best cell of both objects goes to the one it overlaps more; the other takes its second best."""
-    wide, narrow = [0.0, 0.0, 24.0, 8.0], [0.0, 0.0, 20.0, 8.0]
-    logits, boxes, centres = grid(wide, [0.0, 0.0, 15.0, 8.0], [0.0, 0.0, 9.0, 8.0])
-    objects = [(0, 0, wide), (0, 0, narrow)]
-    found = run(logits, boxes, centres, objects, smallest=8.0, top_k=7, one_to_one=True)
-    assert set(found) == {(0, 0, 0), (0, 1, 1)}
-    assert found[0, 0, 0] == pytest.approx(1.0)
-    assert set(run(logits, boxes, centres, objects, smallest=8.0, top_k=1)) == {(0, 0, 0)}
-
-
-def test_one_to_one_takes_one_of_equal_cells() -> None:
-    truth = [0.0, 0.0, 24.0, 8.0]
-    logits, boxes, centres = grid(truth, truth, truth)
-    assert run(logits, boxes, centres, [(0, 0, truth)], smallest=8.0, top_k=7, one_to_one=True) == {
-        (0, 0, 0): pytest.approx(1.0)
-    }
 
 
 def test_small_objects_have_candidates() -> None:
@@ -165,8 +147,7 @@ def test_only_the_small_side_is_enlarged() -> None:
 @pytest.mark.parametrize("objects", [[], [(1, 0, [1000.0, 1000.0, 1100.0, 1100.0])]], ids=["none", "outside"])
 def test_nothing_to_assign(objects: list[tuple[int, int, list[float]]]) -> None:
     logits, boxes, centres = (tensor.expand(2, -1, -1) if tensor.ndim == 3 else tensor for tensor in grid([0.0] * 4))
-    assert run(logits, boxes, centres, objects, one_to_one=False) == {}
-    assert run(logits, boxes, centres, objects, one_to_one=True) == {}
+    assert run(logits, boxes, centres, objects) == {}
 
 
 def test_an_object_that_nothing_overlaps_gets_nothing() -> None:

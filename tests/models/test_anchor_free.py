@@ -68,7 +68,7 @@ def test_widths(finest: int, num_classes: int, reg_max: int, box: int, cls: int)
     with torch.device("meta"):
         head = DetectFree(num_classes, reg_max, in_channels=[finest, 2 * finest])
     for level in (0, 1):
-        box_out, cls_out = head.branches.box[level][-1], head.branches.cls[level][-1]
+        box_out, cls_out = head.box[level][-1], head.cls[level][-1]
         assert (box_out.in_channels, box_out.out_channels) == (box, 4 * reg_max)
         assert (cls_out.in_channels, cls_out.out_channels) == (cls, num_classes)
 
@@ -76,27 +76,27 @@ def test_widths(finest: int, num_classes: int, reg_max: int, box: int, cls: int)
 def test_everything_but_the_predictors_is_reparameterizable() -> None:
     head = DetectFree(3, 16, True, in_channels=[16, 32])
     units = [module for module in head.modules() if isinstance(module, MobileOneConv)]
-    assert len(units) == 2 * 2 * (2 + 4)
-    assert sum(unit.groups > 1 for unit in units) == 2 * 2 * 2  # depth-wise
+    assert len(units) == 2 * (2 + 4 + 4)  # of two levels: box, classes, classes one-to-one
+    assert sum(unit.groups > 1 for unit in units) == 2 * (2 + 2)  # depth-wise
     inside = {id(part) for unit in units for part in unit.modules()}
     plain = [module for module in head.modules() if isinstance(module, nn.Conv2d) and id(module) not in inside]
-    assert len(plain) == 2 * 2 * 2
+    assert len(plain) == 2 * 3
 
 
 @pytest.mark.parametrize("reg_max", [1, 16])
 def test_bias_priors(reg_max: int) -> None:
     head = DetectFree(3, reg_max, True, in_channels=[8, 8])
     head.bind([8, 32])
-    for branches in (head.branches, head.one2one):
-        for level, stride in enumerate((8, 32)):
-            assert set(branches.box[level][-1].bias.tolist()) == {2.0 if reg_max == 1 else 1.0}
+    for level, stride in enumerate((8, 32)):
+        assert set(head.box[level][-1].bias.tolist()) == {2.0 if reg_max == 1 else 1.0}
+        for branches in (head.cls, head.one2one):
             prior = math.log(5 / 3 / (640 / stride) ** 2)
-            assert branches.cls[level][-1].bias.tolist() == pytest.approx([prior] * 3)
+            assert branches[level][-1].bias.tolist() == pytest.approx([prior] * 3)
 
 
 def test_the_one_to_one_branch_starts_with_weights_of_its_own() -> None:
     head = DetectFree(3, 4, True, in_channels=[8])
-    assert not torch.equal(head.branches.box[0][-1].weight, head.one2one.box[0][-1].weight)
+    assert not torch.equal(head.cls[0][-1].weight, head.one2one[0][-1].weight)
 
 
 def test_inputs_are_left_as_they_are() -> None:
@@ -119,13 +119,10 @@ def test_every_parameter_learns(args: tuple[object, ...]) -> None:
     targets = torch.tensor([[0, 0, 0.3, 0.3, 0.2, 0.2], [1, 1, 0.6, 0.5, 0.5, 0.6], [1, 2, 0.5, 0.5, 0.9, 0.9]])
     raw = detector(torch.rand(2, 3, 64, 64))
     AnchorFreeLoss(detector.head)(raw, targets).total.backward()
-    sides = {f"model.5.{kind}.box.{level}" for kind in ("branches", "one2one") for level in range(3)}
     for name, parameter in detector.named_parameters():
-        if not name.startswith(tuple(sides)):  # a level's boxes learn from objects of its size only
+        if not name.startswith("model.5.box."):  # a level's boxes learn from objects of its size only
             assert parameter.grad is not None and parameter.grad.abs().max() > 0, name
-    for branches in (detector.head.branches, detector.head.one2one):
-        learning = [level[-1].weight.grad.abs().max() > 0 for level in branches.box] if branches else [True]
-        assert any(learning)
+    assert any(level[-1].weight.grad.abs().max() > 0 for level in detector.head.box)
 
 
 def test_every_parameter_is_connected() -> None:
@@ -136,7 +133,7 @@ def test_every_parameter_is_connected() -> None:
         assert parameter.grad is not None and parameter.grad.abs().max() > 0, name
 
 
-def test_the_one_to_one_branch_does_not_shape_the_features() -> None:
+def test_the_one_to_one_branch_shapes_neither_features_nor_boxes() -> None:
     detector = model(16, True).train()
     raw = detector(torch.rand(2, 3, 64, 64))
     sum(level.square().mean() for level in raw.one2one).backward()

@@ -36,6 +36,23 @@ def test_direct_distances_by_hand() -> None:
     assert decoded.scores[0, 1].tolist() == [0.5]
 
 
+def test_peaks_by_hand() -> None:
+    """Two classes on 3 x 4 cells: what is below a neighbour scores nothing, equal neighbours both stay."""
+    classes = torch.tensor(
+        [
+            [[9.0, 1.0, 2.0, 3.0], [1.0, 2.0, 2.0, 3.0], [7.0, 1.0, 1.0, 1.0]],
+            [[0.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 5.0], [0.0, 0.0, 0.0, 0.0]],
+        ]
+    )
+    level = torch.cat((torch.zeros(4, 3, 4), classes))[None]
+    plain, found = (decode_distances([level], [8], 2, 1, peaks=peaks) for peaks in (False, True))
+    assert torch.equal(found.boxes, plain.boxes)
+    kept = found.scores[0].T.view(2, 3, 4) > 0
+    assert kept[0].tolist() == [[True, False, False, True], [False, False, False, True], [True, False, False, False]]
+    assert kept[1].tolist() == [[True, True, False, False], [True, True, False, True], [True, True, False, False]]
+    assert torch.equal(found.scores[found.scores > 0], plain.scores[found.scores > 0])
+
+
 def test_a_direct_distance_can_always_learn() -> None:
     sides = torch.tensor([[-10.0, 0.0, 5.0, 50.0]], requires_grad=True)
     side_distances(sides, 1).sum().backward()

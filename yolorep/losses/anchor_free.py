@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     from yolorep.config import Hyp
     from yolorep.models.heads.raw import Raw
 
-#: Cells an object takes at most in the one-to-many branch; and in the one-to-one branch, where one of them remains:
-#: seven give an object whose best cell goes to another one a second choice.
-TOP_K, TOP_K_ONE = 10, 7
+#: How far the one-to-one branch's targets fall off around an object's best cell. One positive an object, as in YOLOv10,
+#: is too little to learn from in a short run, and which one it is changes with every step; squared, the targets still
+#: have one clear peak, and the cells around it learn as well.
+SHARPNESS_ONE = 2.0
 
 
 class DistanceHead(Protocol):
@@ -59,7 +60,7 @@ class AnchorFreeLoss:
       arXiv:2006.04388), weighted likewise; for a head that predicts distances themselves it is ``l1`` instead, the
       difference as a share of the image.
 
-    A one-to-one branch has the same loss, but for the number of cells an object takes, and the terms are added.
+    A one-to-one branch scores the same boxes: its ``cls`` is added, with sharper targets.
 
     Args:
         head: The head whose predictions are judged.
@@ -95,15 +96,15 @@ class AnchorFreeLoss:
             The terms; ``total`` is the only one that carries gradients.
         """
         with torch.autocast(raw.levels[0].device.type, enabled=False):
-            parts = self._branch(raw.levels, targets, one_to_one=False)
+            parts = self._branch(raw.levels, targets)
             if raw.one2one is not None:
                 parts = parts + self._branch(raw.one2one, targets, one_to_one=True)
             total = parts.sum() * raw.levels[0].shape[0]
         names = ("box", "cls", "l1" if self.head.reg_max == 1 else "dfl")
         return LossTerms(total, dict(zip(names, parts.detach(), strict=True)))
 
-    def _branch(self, levels: Sequence[Tensor], targets: Tensor, *, one_to_one: bool) -> Tensor:
-        """The terms box, cls, dfl of a branch, gains applied: (3,)."""
+    def _branch(self, levels: Sequence[Tensor], targets: Tensor, *, one_to_one: bool = False) -> Tensor:
+        """The terms box, cls, dfl of a branch, gains applied: (3,). A one-to-one branch has no boxes of its own."""
         head, gains = self.head, self.gains
         channels = (4 * head.reg_max, head.num_classes)
         sides, logits = flatten_levels([level.float() for level in levels], channels)
@@ -123,8 +124,7 @@ class AnchorFreeLoss:
             class_id=class_id,
             truth=truth,
             smallest=head.strides[min(1, len(head.strides) - 1)],
-            top_k=TOP_K_ONE if one_to_one else TOP_K,
-            one_to_one=one_to_one,
+            sharpness=SHARPNESS_ONE if one_to_one else 1.0,
         )
         score = positives.score
         share = score.sum().clamp(min=1)
@@ -133,7 +133,7 @@ class AnchorFreeLoss:
             F.softplus(logits).sum()
             - (logits[positives.image, positives.cell, class_id[positives.truth]] * score).sum()
         )
-        if not len(positives):
+        if one_to_one or not len(positives):
             return torch.stack((cls.new_zeros(()), cls * gains.cls / share, cls.new_zeros(())))
         box, distance = self._positives(sides, centres, pixels, truth, positives, size)
         return (

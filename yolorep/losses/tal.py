@@ -48,7 +48,7 @@ def assign_aligned(
     truth: Tensor,
     smallest: float,
     top_k: int = 10,
-    one_to_one: bool = False,
+    sharpness: float = 1.0,
 ) -> Positives:
     """Match objects to the cells that predict them best.
 
@@ -69,7 +69,8 @@ def assign_aligned(
         smallest: Objects with a side below this many pixels have candidates as if it were as long, about the same
             centre, so that cells coarser than an object may still be responsible for it.
         top_k: Cells an object takes at most.
-        one_to_one: Of these, leave each object the best one that no other object took.
+        sharpness: Exponent of how well a cell does compared to the object's best one: how far the targets around that
+            one fall off.
 
     Returns:
         The positives; none where nothing overlaps.
@@ -86,14 +87,12 @@ def assign_aligned(
     kept = _best_of_each(alignment, gt, count=len(truth), top_k=top_k)
     gt, place, overlap, alignment = gt[kept], place[kept], overlap[kept], alignment[kept]
     kept = _winners(overlap, place, gt, count=boxes.shape[0] * cells)
-    if one_to_one:
-        kept = kept[_winners(alignment[kept], gt[kept], place[kept], count=len(truth))]
     gt, place, overlap, alignment = gt[kept], place[kept], overlap[kept], alignment[kept]
 
     best_alignment, best_overlap = (
         torch.zeros_like(truth[:, 0]).scatter_reduce_(0, gt, values, "amax") for values in (alignment, overlap)
     )
-    target = alignment / best_alignment[gt] * best_overlap[gt]
+    target = (alignment / best_alignment[gt]) ** sharpness * best_overlap[gt]
     return Positives(image=place // cells, cell=place % cells, truth=gt, score=target)
 
 

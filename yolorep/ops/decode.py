@@ -54,7 +54,9 @@ def decode_anchors(levels: Sequence[Tensor], anchors: Tensor, strides: Sequence[
     return Decoded(torch.cat(boxes, dim=1), torch.cat(scores, dim=1))
 
 
-def decode_distances(levels: Sequence[Tensor], strides: Sequence[int], num_classes: int, reg_max: int) -> Decoded:
+def decode_distances(
+    levels: Sequence[Tensor], strides: Sequence[int], num_classes: int, reg_max: int, *, peaks: bool = False
+) -> Decoded:
     """Decodes the maps of an anchor-free head.
 
     From its centre a cell predicts the distances to the box's four sides, in strides; a class scores
@@ -66,13 +68,23 @@ def decode_distances(levels: Sequence[Tensor], strides: Sequence[int], num_class
         strides: pixels per cell of each level.
         num_classes: classes.
         reg_max: numbers a side; see :func:`side_distances`.
+        peaks: a cell scores only where none of the eight around it has a higher score for the class (Zhou et al. 2019,
+            "Objects as Points", arXiv:1904.07850).
 
     Returns:
         Candidates of all levels: finest level first, row by row.
     """
+    if peaks:
+        levels = [torch.cat((level[:, :-num_classes], _peaks(level[:, -num_classes:])), dim=1) for level in levels]
     sides, classes = flatten_levels(levels, (4 * reg_max, num_classes))
     centres, pixels = cell_centres(levels, strides)
     return Decoded(boxes_around(centres, side_distances(sides, reg_max) * pixels), classes.sigmoid())
+
+
+def _peaks(logits: Tensor) -> Tensor:
+    """Logits (b, classes, h, w), those below one beside them at minus infinity."""
+    highest = torch.nn.functional.max_pool2d(logits, 3, stride=1, padding=1)
+    return logits.masked_fill(logits < highest, -torch.inf)
 
 
 def flatten_levels(levels: Sequence[Tensor], channels: Sequence[int]) -> list[Tensor]:

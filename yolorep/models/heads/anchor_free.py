@@ -17,91 +17,29 @@ from yolorep.nn.repconv import RepConv
 from yolorep.ops.decode import Decoded, decode_distances
 
 
-class Branches(nn.Module):
-    """Per level a branch for the box and one for the classes.
-
-    Two 3×3 convolutions and a 1×1 predict the box, two depth-wise separable ones and a 1×1 the classes. All but the
-    last 1×1 are reparameterizable.
-
-    Args:
-        in_channels: channels of each level, finest first; their number sets the widths of all levels.
-        num_classes: classes.
-        reg_max: numbers a side of the box.
-        activation: builds the activation.
-        branches: of every RepConv.
-
-    Shape: per level (batch, channels, h, w) -> (batch, 4 * reg_max + classes, h, w), box first.
-    """
-
-    def __init__(
-        self,
-        in_channels: Sequence[int],
-        *,
-        num_classes: int,
-        reg_max: int,
-        activation: Activation = nn.SiLU,
-        branches: int = 1,
-    ) -> None:
-        super().__init__()
-        finest = in_channels[0]
-        box = max(16, finest // 4, 4 * reg_max if reg_max > 1 else 0)
-        cls = max(finest, min(num_classes, 100))
-
-        def conv(c1: int, c2: int, k: int = 3, g: int = 1) -> RepConv:
-            return RepConv(c1, c2, k, g=g, activation=activation, branches=branches)
-
-        self.box = nn.ModuleList(
-            nn.Sequential(conv(channels, box), conv(box, box), nn.Conv2d(box, 4 * reg_max, 1))
-            for channels in in_channels
-        )
-        self.cls = nn.ModuleList(
-            nn.Sequential(
-                conv(channels, channels, g=channels),
-                conv(channels, cls, 1),
-                conv(cls, cls, g=cls),
-                conv(cls, cls, 1),
-                nn.Conv2d(cls, num_classes, 1),
-            )
-            for channels in in_channels
-        )
-
-    def forward(self, features: list[Tensor]) -> list[Tensor]:
-        return [
-            torch.cat((box(feature), cls(feature)), dim=1)
-            for box, cls, feature in zip(self.box, self.cls, features, strict=True)
-        ]
-
-    @torch.no_grad()
-    def set_priors(self, strides: Sequence[int], *, reg_max: int) -> None:
-        """Biases to begin with: boxes about two cells to each side, or of equally likely distances; few objects.
-
-        The class prior is that 5 objects stand in a 640-pixel image, of any class.
-        """
-        for box, cls, stride in zip(self.box, self.cls, strides, strict=True):
-            box_bias, cls_bias = (_last_bias(branch) for branch in (box, cls))
-            box_bias.fill_(2.0 if reg_max == 1 else 1.0)
-            cls_bias.fill_(math.log(5 / len(cls_bias) / (640 / stride) ** 2))
-
-
 @register(repeats="once", channels=ends)
 class DetectFree(DetectionHead):
     """Distances to the box's sides and class scores for every cell: ``[nc, reg_max=16, one2one=False]``.
 
-    Decoupled branches without an objectness (Ge et al. 2021, "YOLOX", arXiv:2107.08430), with distributions over
-    distances (Li et al. 2020, arXiv:2006.04388) and an optional one-to-one branch that needs no NMS (Wang et al. 2024,
-    "YOLOv10", arXiv:2405.14458).
+    Decoupled branches without an objectness (Ge et al. 2021, "YOLOX", arXiv:2107.08430): per level two 3×3 convolutions
+    and a 1×1 predict the box, two depth-wise separable ones and a 1×1 the classes. All but the last 1×1 are
+    reparameterizable. Boxes are distributions over distances (Li et al. 2020, arXiv:2006.04388).
+
+    The optional one-to-one branch needs no NMS: scores for the same boxes, of which an object has one peak. As in YOLOv10
+    (Wang et al. 2024, arXiv:2405.14458) it learns beside the one-to-many branch and shapes no features.
 
     Args:
         num_classes: classes.
         reg_max: a side's distance is a distribution over 0, 1, …, reg_max - 1 strides; 1 predicts the number itself.
-        one2one: a second pair of branches, trained to give one box an object on features that it does not shape.
-        in_channels: channels of each level, finest first.
+        one2one: a second class branch, trained to give an object one peak.
+        in_channels: channels of each level, finest first; their number sets the widths of all levels.
         activation: builds the activation, SiLU unless the model file names another.
         branches: of every convolution but the last ones.
 
     Attributes:
-        branches: the one-to-many branches, or those that :meth:`for_inference` kept.
-        one2one: the one-to-one branches, or None.
+        box: of each level, the branch for the box.
+        cls: of each level, the one-to-many branch for the classes, or that which :meth:`for_inference` kept.
+        one2one: of each level, the one-to-one branch; or None.
     """
 
     def __init__(
@@ -120,33 +58,60 @@ class DetectFree(DetectionHead):
             raise ValueError(f"expected reg_max of at least 1, the distances a side may have, found {reg_max}")
         self.reg_max = reg_max
         self.strides = (1,) * len(in_channels)
+        finest = in_channels[0]
+        box = max(16, finest // 4, 4 * reg_max if reg_max > 1 else 0)
+        cls = max(finest, min(num_classes, 100))
 
-        def make() -> Branches:
-            return Branches(
-                in_channels, num_classes=num_classes, reg_max=reg_max, activation=activation, branches=branches
+        def conv(c1: int, c2: int, k: int = 3, g: int = 1) -> RepConv:
+            return RepConv(c1, c2, k, g=g, activation=activation, branches=branches)
+
+        def class_branches() -> nn.ModuleList:
+            return nn.ModuleList(
+                nn.Sequential(
+                    conv(channels, channels, g=channels),
+                    conv(channels, cls, 1),
+                    conv(cls, cls, g=cls),
+                    conv(cls, cls, 1),
+                    nn.Conv2d(cls, num_classes, 1),
+                )
+                for channels in in_channels
             )
 
-        self.branches = make()
-        self.one2one = make() if one2one else None
+        self.box = nn.ModuleList(
+            nn.Sequential(conv(channels, box), conv(box, box), nn.Conv2d(box, 4 * reg_max, 1))
+            for channels in in_channels
+        )
+        self.cls = class_branches()
+        self.one2one = class_branches() if one2one else None
 
     def forward(self, features: list[Tensor]) -> Raw:
-        """Features (batch, channels, h, w) to maps (batch, 4 * reg_max + classes, h, w)."""
+        """Features (batch, channels, h, w) to maps (batch, 4 * reg_max + classes, h, w), box first."""
+        boxes = [branch(feature) for branch, feature in zip(self.box, features, strict=True)]
+        levels = _with_classes(boxes, self.cls, features)
         if self.one2one is None:
-            return Raw(self.branches(features))
-        return Raw(self.branches(features), self.one2one([feature.detach() for feature in features]))
+            return Raw(levels)
+        boxes, features = ([tensor.detach() for tensor in tensors] for tensors in (boxes, features))
+        return Raw(levels, _with_classes(boxes, self.one2one, features))
 
+    @torch.no_grad()
     def bind(self, strides: Sequence[int]) -> None:
+        """Biases to begin with: boxes about two cells to each side, or of equally likely distances; few objects.
+
+        The class prior is that 5 objects stand in a 640-pixel image, of any class.
+        """
         self.strides = tuple(strides)
-        for branches in (self.branches, self.one2one):
-            if branches is not None:
-                branches.set_priors(strides, reg_max=self.reg_max)
+        for branch in self.box:
+            _last_bias(branch).fill_(2.0 if self.reg_max == 1 else 1.0)
+        for branches in filter(None, (self.cls, self.one2one)):
+            for branch, stride in zip(branches, strides, strict=True):
+                _last_bias(branch).fill_(math.log(5 / self.num_classes / (640 / stride) ** 2))
 
     def decode(self, raw: Raw) -> Decoded:
-        return decode_distances(raw.levels, self.strides, self.num_classes, self.reg_max)
+        return decode_distances(raw.levels, self.strides, self.num_classes, self.reg_max, peaks=self.nms_free)
 
     def class_rows(self, name: str, num_classes: int) -> Tensor | None:
-        _, kind, _, layer, *_ = name.split(".")  # one2one.cls.0.4.bias
-        return torch.ones(num_classes, dtype=torch.bool) if (kind, layer) == ("cls", "4") else None
+        kind, _, layer, *_ = name.split(".")  # one2one.0.4.bias
+        return torch.ones(num_classes, dtype=torch.bool) if kind != "box" and layer == "4" else None
 
     def for_inference(self, *, nms_free: bool = False) -> DetectFree:
         if self.one2one is None and nms_free != self.nms_free:
@@ -157,10 +122,14 @@ class DetectFree(DetectionHead):
             )
         head = copy.deepcopy(self)
         if head.one2one is not None:
-            head.branches = head.one2one if nms_free else head.branches
+            head.cls = head.one2one if nms_free else head.cls
             head.one2one = None
             head.nms_free = nms_free
         return head
+
+
+def _with_classes(boxes: Sequence[Tensor], branches: nn.ModuleList, features: Sequence[Tensor]) -> list[Tensor]:
+    return [torch.cat((box, cls(feature)), dim=1) for box, cls, feature in zip(boxes, branches, features, strict=True)]
 
 
 def _last_bias(branch: nn.Module) -> Tensor:
