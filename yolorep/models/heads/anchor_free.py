@@ -25,8 +25,8 @@ class DetectFree(DetectionHead):
     and a 1×1 predict the box, two depth-wise separable ones and a 1×1 the classes. All but the last 1×1 are
     reparameterizable. Boxes are distributions over distances (Li et al. 2020, arXiv:2006.04388).
 
-    The optional one-to-one branch needs no NMS: scores for the same boxes, of which an object has one peak. As in YOLOv10
-    (Wang et al. 2024, arXiv:2405.14458) it learns beside the one-to-many branch and shapes no features.
+    The optional one-to-one branch needs no NMS: scores for the same boxes, of which an object has one peak. As in
+    YOLOv10 (Wang et al. 2024, arXiv:2405.14458) it learns beside the one-to-many branch and shapes no features.
 
     Args:
         num_classes: classes.
