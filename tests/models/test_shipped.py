@@ -42,7 +42,7 @@ COUNTS = {
     "yolorep/n": 2_415_056,
     "yolorep/s": 8_526_128,
     "yolorep/m": 24_205_776,
-    "yolorep/n-one2one": 2_923_744,
+    "yolorep/n-one2one": 2_500_128,
 }
 STRIDES = {
     "yolov5/v3-tiny": (16, 32),

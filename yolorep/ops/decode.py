@@ -74,9 +74,9 @@ def decode_distances(
     Returns:
         Candidates of all levels: finest level first, row by row.
     """
-    if peaks:
-        levels = [torch.cat((level[:, :-num_classes], _peaks(level[:, -num_classes:])), dim=1) for level in levels]
     sides, classes = flatten_levels(levels, (4 * reg_max, num_classes))
+    if peaks:
+        (classes,) = flatten_levels([_peaks(level[:, 4 * reg_max :]) for level in levels], (num_classes,))
     centres, pixels = cell_centres(levels, strides)
     return Decoded(boxes_around(centres, side_distances(sides, reg_max) * pixels), classes.sigmoid())
 
