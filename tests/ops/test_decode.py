@@ -53,6 +53,17 @@ def test_peaks_by_hand() -> None:
     assert torch.equal(found.scores[found.scores > 0], plain.scores[found.scores > 0])
 
 
+def test_peaks_across_levels_by_hand() -> None:
+    """A coarse cell stands for the four fine ones below it, and reaches one fine cell further; so does the reverse."""
+    fine, coarse = torch.zeros(1, 5, 2, 8), torch.zeros(1, 5, 1, 4)
+    fine[0, 4] = torch.tensor([[3.0, 1.0, 2.0, 1.0, 1.0, 1.0, 1.0, 6.0], [1.0] * 8])
+    coarse[0, 4] = torch.tensor([5.0, 0.0, 4.0, 4.5])
+    decoded = decode_distances([fine, coarse], [8, 16], 1, 1, peaks=True)
+    kept = (decoded.scores[0, :, 0] > 0).nonzero()[:, 0].tolist()
+    # Of the fine ones column 2 is beside the coarse 5, and column 7 above the coarse 4.5, which is above the 4 beside it.
+    assert kept == [7, 16]
+
+
 def test_a_direct_distance_can_always_learn() -> None:
     sides = torch.tensor([[-10.0, 0.0, 5.0, 50.0]], requires_grad=True)
     side_distances(sides, 1).sum().backward()

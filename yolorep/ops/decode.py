@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -68,23 +69,32 @@ def decode_distances(
         strides: pixels per cell of each level.
         num_classes: classes.
         reg_max: numbers a side; see :func:`side_distances`.
-        peaks: a cell scores only where none of the eight around it has a higher score for the class (Zhou et al. 2019,
-            "Objects as Points", arXiv:1904.07850).
+        peaks: a cell scores only where no neighbour has a higher score for the class, of the eight around it and of
+            those at the same place in the other levels (Wang et al. 2021, "End-to-End Object Detection with Fully
+            Convolutional Network", arXiv:2012.03544).
 
     Returns:
         Candidates of all levels: finest level first, row by row.
     """
     sides, classes = flatten_levels(levels, (4 * reg_max, num_classes))
     if peaks:
-        (classes,) = flatten_levels([_peaks(level[:, 4 * reg_max :]) for level in levels], (num_classes,))
+        (classes,) = flatten_levels(_peaks([level[:, 4 * reg_max :] for level in levels], strides), (num_classes,))
     centres, pixels = cell_centres(levels, strides)
     return Decoded(boxes_around(centres, side_distances(sides, reg_max) * pixels), classes.sigmoid())
 
 
-def _peaks(logits: Tensor) -> Tensor:
-    """Logits (b, classes, h, w), those below one beside them at minus infinity."""
-    highest = torch.nn.functional.max_pool2d(logits, 3, stride=1, padding=1)
-    return logits.masked_fill(logits < highest, -torch.inf)
+def _peaks(levels: Sequence[Tensor], strides: Sequence[int]) -> list[Tensor]:
+    """Logits (b, classes, h, w), those below one beside them, in their level or another, at minus infinity."""
+    kept = []
+    for logits, stride in zip(levels, strides, strict=True):
+        highest = logits
+        for other, step in zip(levels, strides, strict=True):
+            if step < stride:
+                highest = highest.maximum(F.max_pool2d(other, stride // step))
+            elif step > stride:
+                highest = highest.maximum(F.interpolate(other, scale_factor=step // stride))
+        kept.append(logits.masked_fill(logits < F.max_pool2d(highest, 3, stride=1, padding=1), -torch.inf))
+    return kept
 
 
 def flatten_levels(levels: Sequence[Tensor], channels: Sequence[int]) -> list[Tensor]:
@@ -129,7 +139,7 @@ def side_distances(sides: Tensor, reg_max: int) -> Tensor:
         (…, 4) left, top, right, bottom.
     """
     if reg_max == 1:
-        return torch.nn.functional.softplus(sides)
+        return F.softplus(sides)
     bins = torch.arange(reg_max, device=sides.device, dtype=sides.dtype)
     # One matrix product for all sides: onnxruntime takes 20 times as long for a batch of products with a vector.
     share = sides.unflatten(-1, (4, reg_max)).softmax(dim=-1)
