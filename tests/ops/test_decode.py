@@ -60,7 +60,7 @@ def test_peaks_across_levels_by_hand() -> None:
     coarse[0, 4] = torch.tensor([5.0, 0.0, 4.0, 4.5])
     decoded = decode_distances([fine, coarse], [8, 16], 1, 1, peaks=True)
     kept = (decoded.scores[0, :, 0] > 0).nonzero()[:, 0].tolist()
-    # Of the fine ones column 2 is beside the coarse 5, and column 7 above the coarse 4.5, which is above the 4 beside it.
+    # Fine column 2 is beside the coarse 5; column 7 is above the coarse 4.5, which is above the 4 beside it.
     assert kept == [7, 16]
 
 
