@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 import torch
@@ -95,53 +95,42 @@ class AnchorFreeLoss:
         Returns:
             The terms; ``total`` is the only one that carries gradients.
         """
-        with torch.autocast(raw.levels[0].device.type, enabled=False):
-            parts = self._branch(raw.levels, targets)
-            if raw.one2one is not None:
-                parts = parts + self._branch(raw.one2one, targets, one_to_one=True)
-            total = parts.sum() * raw.levels[0].shape[0]
-        names = ("box", "cls", "l1" if self.head.reg_max == 1 else "dfl")
-        return LossTerms(total, dict(zip(names, parts.detach(), strict=True)))
-
-    def _branch(self, levels: Sequence[Tensor], targets: Tensor, *, one_to_one: bool = False) -> Tensor:
-        """The terms box, cls, dfl of a branch, gains applied: (3,). A one-to-one branch has no boxes of its own."""
         head, gains = self.head, self.gains
         channels = (4 * head.reg_max, head.num_classes)
-        sides, logits = flatten_levels([level.float() for level in levels], channels)
-        centres, pixels = cell_centres(levels, head.strides)
-        centres, pixels = centres.float(), pixels.float()
-        height, width = (side * head.strides[0] for side in levels[0].shape[2:])
-        size = pixels.new_tensor((width, height, width, height))
-        image, class_id = targets[:, 0].long(), targets[:, 1].long()
-        truth = cxcywh_to_xyxy(targets[:, 2:6].float() * size)
-        with torch.no_grad():
-            boxes = boxes_around(centres, side_distances(sides, head.reg_max) * pixels)
-        positives = assign_aligned(
-            logits.detach(),
-            boxes,
-            centres,
-            image=image,
-            class_id=class_id,
-            truth=truth,
-            smallest=head.strides[min(1, len(head.strides) - 1)],
-            sharpness=SHARPNESS_ONE if one_to_one else 1.0,
-        )
-        score = positives.score
-        share = score.sum().clamp(min=1)
-        # Binary cross-entropy of logit x and target t is softplus(x) - x t, and few targets are not 0.
-        cls = (
-            F.softplus(logits).sum()
-            - (logits[positives.image, positives.cell, class_id[positives.truth]] * score).sum()
-        )
-        if one_to_one or not len(positives):
-            return torch.stack((cls.new_zeros(()), cls * gains.cls / share, cls.new_zeros(())))
-        box, distance = self._positives(sides, centres, pixels, truth, positives, size)
-        return (
-            torch.stack(((box * score).sum() * gains.box, cls * gains.cls, (distance * score).sum() * gains.dfl))
-            / share
-        )
+        with torch.autocast(raw.levels[0].device.type, enabled=False):
+            sides, logits = flatten_levels([level.float() for level in raw.levels], channels)
+            centres, pixels = (tensor.float() for tensor in cell_centres(raw.levels, head.strides))
+            height, width = (side * head.strides[0] for side in raw.levels[0].shape[2:])
+            size = pixels.new_tensor((width, height, width, height))
+            image, class_id = targets[:, 0].long(), targets[:, 1].long()
+            truth = cxcywh_to_xyxy(targets[:, 2:6].float() * size)
+            with torch.no_grad():
+                boxes = boxes_around(centres, side_distances(sides, head.reg_max) * pixels)
+            match = partial(
+                assign_aligned,
+                boxes=boxes,
+                centres=centres,
+                image=image,
+                class_id=class_id,
+                truth=truth,
+                smallest=head.strides[min(1, len(head.strides) - 1)],
+            )
+            positives = match(logits.detach())
+            cls = _class_loss(logits, positives, class_id)
+            box = distance = cls.new_zeros(())
+            if len(positives):
+                weight = positives.score / _share(positives)
+                each_box, each_distance = self._box_terms(sides, centres, pixels, truth, positives, size)
+                box, distance = (each_box * weight).sum(), (each_distance * weight).sum()
+            if raw.one2one is not None:
+                _, logits = flatten_levels([level.float() for level in raw.one2one], channels)
+                cls = cls + _class_loss(logits, match(logits.detach(), sharpness=SHARPNESS_ONE), class_id)
+            parts = torch.stack((box * gains.box, cls * gains.cls, distance * gains.dfl))
+            total = parts.sum() * raw.levels[0].shape[0]
+        names = ("box", "cls", "l1" if head.reg_max == 1 else "dfl")
+        return LossTerms(total, dict(zip(names, parts.detach(), strict=True)))
 
-    def _positives(
+    def _box_terms(
         self, sides: Tensor, centres: Tensor, pixels: Tensor, truth: Tensor, positives: Positives, size: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Box and distance term of each positive: (p,), (p,)."""
@@ -154,6 +143,17 @@ class AnchorFreeLoss:
         if reg_max == 1:
             return box, ((distances - true) / size).abs().mean(dim=1)
         return box, focal_distribution_loss(predicted.unflatten(1, (4, reg_max)), true / stride).mean(dim=1)
+
+
+def _share(positives: Positives) -> Tensor:
+    """What every term is divided by."""
+    return positives.score.sum().clamp(min=1)
+
+
+def _class_loss(logits: Tensor, positives: Positives, class_id: Tensor) -> Tensor:
+    """Binary cross-entropy of all cells (b, cells, classes): of logit x and target t it is softplus(x) - x t."""
+    wanted = logits[positives.image, positives.cell, class_id[positives.truth]]  # few targets are not 0
+    return (F.softplus(logits).sum() - (wanted * positives.score).sum()) / _share(positives)
 
 
 def focal_distribution_loss(logits: Tensor, distance: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ class Positives:
         cell: Index of the cell in the image, (p,) int64.
         truth: Index of the object, (p,) int64.
         score: The class score the cell should have, (p,) in 0..1: how well it does compared to the object's best cell,
-            times how well that one overlaps.
+            to the power of the sharpness, times how well that one overlaps.
     """
 
     image: Tensor

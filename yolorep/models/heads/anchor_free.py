@@ -122,7 +122,8 @@ class DetectFree(DetectionHead):
             )
         head = copy.deepcopy(self)
         if head.one2one is not None:
-            head.cls = head.one2one if nms_free else head.cls
+            if nms_free:
+                head.cls = head.one2one
             head.one2one = None
             head.nms_free = nms_free
         return head

@@ -19,7 +19,7 @@ class DetectionHead(nn.Module, ABC):
     Attributes:
         num_classes: classes.
         strides: pixels per cell of each level, finest first; known once the model is built.
-        nms_free: the maps hold one box an object, so that nothing has to be suppressed.
+        nms_free: what is decoded holds one box an object, so that nothing has to be suppressed.
         needs_fitting: holds placeholders of numbers that are to be found in the data before training.
         from_config: names of tensors whose values come from the model file rather than from training.
     """
