@@ -61,7 +61,7 @@ CHANGES: dict[str, Change] = {
     "YOLOv5's warm-up": Change(hyp={"warmup_share": 1.0}),
     "cosine": Change(options=("--cos-lr",)),
     "YOLOv5's BatchNorm momentum": Change(hyp={"bn_momentum": None}),
-    "EMA over 26 steps, a tenth": Change(hyp={"ema_decay": 0.963, "ema_tau": 13.0}),
+    "YOLOv5's EMA": Change(hyp={"ema_window": 0.0}),
     "mosaic to the end": Change(hyp={"close_mosaic": 0.0}),
     "no mosaic": Change(hyp={"mosaic": 0.0}),
     "k = 0, plain convolutions": Change(model={"branches": 0}),

@@ -124,8 +124,7 @@ class Hyp(BaseModel):
     fl_gamma: Off = 0.0
     nbs: Annotated[int, Field(ge=1)] = 64  # nominal batch size: smaller batches accumulate gradients up to it
     bn_momentum: Annotated[float, Field(gt=0, le=1)] | None = None  # of running statistics; None: what each block says
-    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.9999  # of the averaged weights, approached in the long run
-    ema_tau: Positive = 2000.0  # optimizer steps after which about two thirds of it are reached
+    ema_window: Share = 0.0  # share of the run's optimizer steps that the average spans; 0: YOLOv5's fixed constants
     close_mosaic: Share = 0.0  # share of the epochs, the last ones, without mosaic and mixup
     hsv_h: Share = 0.015
     hsv_s: Share = 0.7

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from yolorep.engine.ema import ModelEma, decay_at
+from yolorep.engine.ema import ModelEma
 
 
 def test_formula() -> None:
     model = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2))
-    ema = ModelEma(model, decay=0.9999, tau=2000.0)
+    ema = ModelEma(model)
     expected = {name: value.clone().double() for name, value in model.state_dict().items()}
     for n in range(1, 4):
         model(torch.randn(4, 1, 3, 3))  # moves the statistics
@@ -21,7 +21,7 @@ def test_formula() -> None:
             for parameter in model.parameters():
                 parameter.add_(torch.randn_like(parameter))
         decay = 0.9999 * (1 - math.exp(-n / 2000))
-        assert decay_at(n, decay=0.9999, tau=2000.0) == pytest.approx(decay)
+        assert ema.decay_at(n) == pytest.approx(decay)
         ema.update(model)
         for name, value in model.state_dict().items():
             expected[name] = decay * expected[name] + (1 - decay) * value.double()
@@ -34,7 +34,7 @@ def test_formula() -> None:
 
 def test_leaves_the_model_alone() -> None:
     model = nn.Linear(2, 2)
-    ema = ModelEma(model, decay=0.9999, tau=2000.0)
+    ema = ModelEma(model)
     before = model.weight.clone()
     with torch.no_grad():
         ema.model.weight.zero_()

@@ -15,14 +15,12 @@ from yolorep.engine.recipe import describe
     ("hyp", "epochs", "batches", "autocast", "expected"),
     [
         (
-            Hyp(
-                optimizer="AdamW", lr0=0.002, nbs=16, warmup_share=0.1, ema_decay=0.98, ema_tau=25.0, close_mosaic=0.25
-            ),
+            Hyp(optimizer="AdamW", lr0=0.002, nbs=16, warmup_share=0.1, ema_window=0.1, close_mosaic=0.25),
             40,
             13,
             torch.bfloat16,
             "AdamW at 0.002 to 2e-05, 520 steps of 16 images, the first 52 of 520 iterations warm up, "
-            "weights averaged over 50 steps at the end, mosaic until epoch 30, forward in bfloat16",
+            "weights averaged over 52 steps, mosaic until epoch 30, forward in bfloat16",
         ),
         (
             Hyp(),
@@ -30,7 +28,7 @@ from yolorep.engine.recipe import describe
             13,
             None,
             "SGD at 0.01 to 0.0001, 160 steps of 64 images, the first 100 of 520 iterations warm up, "
-            "weights averaged over 1.1 steps at the end, mosaic until epoch 40, forward in float32",
+            "weights averaged as in YOLOv5, mosaic until epoch 40, forward in float32",
         ),
         (
             Hyp(mosaic=0.0, warmup_epochs=0.0),
@@ -38,7 +36,7 @@ from yolorep.engine.recipe import describe
             3,
             None,
             "SGD at 0.01 to 0.0001, 1 steps of 64 images, the first 0 of 3 iterations warm up, "
-            "weights averaged over 1 steps at the end, no mosaic, forward in float32",
+            "weights averaged as in YOLOv5, no mosaic, forward in float32",
         ),
     ],
 )

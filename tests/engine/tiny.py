@@ -70,7 +70,7 @@ def tiny_trainer(*, epochs: int = 3, seed: int = 0, optimizer: str = "SGD", **op
         optimizer=build_optimizer(optimizer, model, lr=0.01, momentum=0.9, weight_decay=5e-4),
         schedule=schedule,
         batches=tiny_batches,
-        ema=ModelEma(model, decay=hyp.ema_decay, tau=hyp.ema_tau),
+        ema=ModelEma(model),
         device=torch.device("cpu"),
         **options,
     )

@@ -9,27 +9,15 @@ import torch
 from torch import Tensor, nn
 
 
-def decay_at(updates: int, *, decay: float, tau: float) -> float:
-    """The decay used by an update.
-
-    It grows from 0, because early weights are not worth remembering: ``decay · (1 − exp(−updates / tau))``.
-
-    Args:
-        updates: The update's number, counted from 1.
-        decay: The decay approached in the long run.
-        tau: Updates after which about two thirds of it are reached.
-    """
-    return decay * (1 - math.exp(-updates / tau))
-
-
 class ModelEma:
     """A copy of a model whose parameters and float buffers trail those of the original.
 
-    Integer buffers are copied.
+    The decay grows from 0, because early weights are not worth remembering: after ``n`` updates it is
+    ``decay · (1 − exp(−n / tau))``. Integer buffers are copied.
 
     Args:
         model: The model to follow.
-        decay: The decay approached in the long run; see :func:`decay_at`.
+        decay: The decay approached in the long run.
         tau: Updates after which about two thirds of it are reached.
 
     Attributes:
@@ -37,11 +25,21 @@ class ModelEma:
         updates: Number of updates so far.
     """
 
-    def __init__(self, model: nn.Module, *, decay: float, tau: float) -> None:
+    def __init__(self, model: nn.Module, *, decay: float = 0.9999, tau: float = 2000.0) -> None:
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         self.decay = decay
         self.tau = tau
         self.updates = 0
+
+    def decay_at(self, updates: int) -> float:
+        """The decay used by update number ``updates``, counted from 1."""
+        return self.decay * (1 - math.exp(-updates / self.tau))
+
+    @classmethod
+    def over(cls, model: nn.Module, *, updates: float) -> ModelEma:
+        """An average over about the last ``updates`` updates, and over fewer in the beginning."""
+        updates = max(updates, 1.0)
+        return cls(model, decay=1 - 1 / (updates + 1), tau=updates / 2)
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
@@ -54,7 +52,7 @@ class ModelEma:
                 current.append(theirs)
             else:
                 mine.copy_(theirs)
-        torch._foreach_lerp_(averaged, current, 1 - decay_at(self.updates, decay=self.decay, tau=self.tau))
+        torch._foreach_lerp_(averaged, current, 1 - self.decay_at(self.updates))
 
 
 def _tensors(model: nn.Module) -> list[Tensor]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 
-from yolorep.engine.ema import decay_at
 from yolorep.engine.optim import Schedule
 
 
@@ -13,17 +12,21 @@ def mosaic_epochs(schedule: Schedule) -> int:
     return round((1 - schedule.hyp.close_mosaic) * schedule.epochs)
 
 
+def ema_updates(schedule: Schedule) -> float:
+    """The number of optimizer steps that the averaged weights span; 0 for YOLOv5's constants."""
+    return schedule.hyp.ema_window * schedule.steps
+
+
 def describe(schedule: Schedule, *, optimizer: torch.optim.Optimizer, autocast: torch.dtype | None) -> str:
     """One line: what adapts to the data set and the budget, worked out."""
     hyp = schedule.hyp
-    mosaic = mosaic_epochs(schedule)
-    averaged = 1 / (1 - decay_at(schedule.steps, decay=hyp.ema_decay, tau=hyp.ema_tau))
+    window, mosaic = ema_updates(schedule), mosaic_epochs(schedule)
     return ", ".join(
         [
             f"{type(optimizer).__name__} at {hyp.lr0:g} to {hyp.lr0 * hyp.lrf:g}",
             f"{schedule.steps} steps of {schedule.accumulate * schedule.batch_size} images",
             f"the first {schedule.warmup} of {schedule.epochs * schedule.batches} iterations warm up",
-            f"weights averaged over {averaged:.2g} steps at the end",
+            f"weights averaged over {window:.0f} steps" if window else "weights averaged as in YOLOv5",
             f"mosaic until epoch {mosaic}" if hyp.mosaic and mosaic else "no mosaic",
             f"forward in {str(autocast or torch.float32).removeprefix('torch.')}",
         ]

@@ -31,7 +31,7 @@ from yolorep.engine.evaluator import evaluate
 from yolorep.engine.image_size import fit_image_size
 from yolorep.engine.memory import keep_freed_memory
 from yolorep.engine.optim import Schedule, build_optimizer
-from yolorep.engine.recipe import describe, mosaic_epochs
+from yolorep.engine.recipe import describe, ema_updates, mosaic_epochs
 from yolorep.engine.resume import (
     find_last,
     refuse_unfinished,
@@ -264,7 +264,7 @@ def build_trainer(run: Run, folder: Path) -> Trainer:
         ),
         schedule=schedule,
         batches=lambda epoch: _epoch_of(loader, epoch, mosaic=epoch < mosaic_epochs(schedule)),
-        ema=ModelEma(model, decay=hyp.ema_decay, tau=hyp.ema_tau),
+        ema=ModelEma.over(model, updates=window) if (window := ema_updates(schedule)) else ModelEma(model),
         device=run.device,
         evaluate=lambda ema: _score(ema, run),
         evaluate_every_epoch=not options.noval,
