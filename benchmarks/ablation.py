@@ -57,7 +57,6 @@ CHANGES: dict[str, Change] = {
     "default": Change(),
     "a step for 64 images": Change(hyp={"nbs": 64}),
     "SGD": Change(hyp={"optimizer": "SGD", "lr0": 0.01, "momentum": 0.937}),
-    "half the learning rate": Change(hyp={"lr0": 0.0015}),
     "YOLOv5's warm-up": Change(hyp={"warmup_share": 1.0}),
     "cosine": Change(options=("--cos-lr",)),
     "YOLOv5's BatchNorm momentum": Change(hyp={"bn_momentum": None}),
