@@ -7,6 +7,7 @@ something (AP50 >= 0.5), fuses the result, detects with it and leaves a picture 
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -52,6 +53,7 @@ def picture(folder: Path) -> np.ndarray:
 def demo() -> int:
     """Returns the exit code."""
     start = time.perf_counter()
+    shutil.rmtree(FOLDER, ignore_errors=True)  # of an earlier demo, which may have been interrupted
     common = ("--project", str(FOLDER), "--exist-ok", "--imgsz", str(IMAGE_SIZE))
     run(
         *("train", "--data", DATA, "--epochs", EPOCHS, "--cache", "ram", "--noval", "--name", "train", *common),
