@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,16 +17,17 @@ from .report import Row
 
 #: Okabe & Ito (2008): told apart with every kind of colour vision.
 _COLOURS = {"yolorep": "#D55E00", "ultralytics": "#0072B2"}
+_MARKERS = "osD^vP*X<>"
 
 
 def plot_wall_time(rows: Sequence[Row], path: Path, *, split: str) -> None:
     """AP against minutes of training; no file if no row has both."""
-    figure = Figure(figsize=(6, 4), layout="constrained")
+    figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     drawn = _scatter(axes, rows, lambda row: statistics.fmean(row.wall) / 60 if row.wall else None, split)
     axes.set(xlabel="training, minutes", ylabel=f"AP {split}", title="AP against training time")
     if drawn:
-        _save(figure, path)
+        _save(figure, axes, path)
 
 
 def plot_latency(rows: Sequence[Row], path: Path, *, split: str, imgsz: int) -> None:
@@ -40,9 +42,10 @@ def plot_latency(rows: Sequence[Row], path: Path, *, split: str, imgsz: int) -> 
     runtimes = sorted({runtime for row in rows for runtime, pixels in row.latency if pixels == imgsz}, key=str.lower)
     if not runtimes:
         return
-    figure = Figure(figsize=(5 * len(runtimes), 4), layout="constrained")
+    figure = Figure(figsize=(4 * len(runtimes) + 2.5, 4), layout="constrained")
     drawn = False
-    for axes, runtime in zip(figure.subplots(1, len(runtimes), sharey=True, squeeze=False)[0], runtimes, strict=True):
+    panels = figure.subplots(1, len(runtimes), sharey=True, squeeze=False)[0]
+    for axes, runtime in zip(panels, runtimes, strict=True):
         key = (runtime, imgsz)
 
         def median(row: Row, key: tuple[str, int] = key) -> float | None:
@@ -51,28 +54,29 @@ def plot_latency(rows: Sequence[Row], path: Path, *, split: str, imgsz: int) -> 
         drawn |= _scatter(axes, rows, median, split)
         axes.set(xlabel=f"{runtime}, {imgsz} px, ms an image", ylabel=f"AP {split}", title=f"AP against {runtime}")
     if drawn:
-        _save(figure, path)
+        _save(figure, panels[0], path)
 
 
 def _scatter(axes: Axes, rows: Sequence[Row], x_of: Callable[[Row], float | None], split: str) -> bool:
     drawn = False
-    for row in rows:
+    for row, marker in zip(rows, itertools.cycle(_MARKERS)):
         x, values = x_of(row), row.values(split, "AP")
         if x is None or not values:
             continue
         mean = statistics.fmean(values)
         # The bar: from the worst to the best seed.
         bar = [[mean - min(values)], [max(values) - mean]]
-        axes.errorbar(x, mean, yerr=bar, fmt="o", color=_COLOURS[row.program], capsize=3)
-        axes.annotate(f"{row.label}, {row.epochs} ep", (x, mean), (6, 4), textcoords="offset points", fontsize=8)
+        label = f"{row.label}, {row.epochs} epochs"
+        axes.errorbar(x, mean, yerr=bar, fmt=marker, color=_COLOURS[row.program], markersize=8, capsize=3, label=label)
         drawn = True
     axes.grid(color="#e6e6e6")
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.margins(x=0.25, y=0.15)
+    axes.margins(x=0.15, y=0.15)
     return drawn
 
 
-def _save(figure: Figure, path: Path) -> None:
+def _save(figure: Figure, labelled: Axes, path: Path) -> None:
+    figure.legend(*labelled.get_legend_handles_labels(), loc="outside right upper", fontsize=8, frameon=False)
     with atomic_write(path) as temporary:
         FigureCanvasAgg(figure).print_figure(temporary, dpi=110, format="png")
