@@ -61,7 +61,7 @@ CHANGES: dict[str, Change] = {
     "cosine": Change(options=("--cos-lr",)),
     "YOLOv5's BatchNorm momentum": Change(hyp={"bn_momentum": None}),
     "YOLOv5's EMA": Change(hyp={"ema_window": 0.0}),
-    "mosaic closed for the last quarter": Change(hyp={"close_mosaic": 0.25}),
+    "mosaic to the end": Change(hyp={"close_mosaic": 0.0}),
     "no mosaic": Change(hyp={"mosaic": 0.0}),
     "k = 0, plain convolutions": Change(model={"branches": 0}),
     "k = 4": Change(model={"branches": 4}),
