@@ -61,7 +61,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--warmup", type=int, default=10, help="turns before the latency counts")
     parser.add_argument("--repetitions", type=int, default=100, help="turns of the latency")
     parser.add_argument("--only", choices=("train", "latency", "report"), help="do no more than this")
-    parser.add_argument("--redo", action="store_true", help="train again what is stored, as after an edit of a model or recipe file")
+    parser.add_argument("--redo", action="store_true", help="train again what is stored, for example an edited model")
     return parser.parse_args(argv)
 
 
