@@ -158,6 +158,17 @@ def test_unsafe_archives_are_refused_whole(make: Callable[[Path], Path], tmp_pat
     assert not Path("/tmp/yolorep-outside").exists()
 
 
+@pytest.mark.parametrize(("field", "value"), [(6, 1), (8, 99)], ids=["encrypted", "unknown compression"])
+def test_zip_files_that_cannot_be_unpacked(field: int, value: int, tmp_path: Path) -> None:
+    archive = zipped(tmp_path / "x.zip", {"a": b"content"})
+    content = bytearray(archive.read_bytes())
+    for header, offset in ((b"PK\3\4", field), (b"PK\1\2", field + 2)):
+        content[content.index(header) + offset] = value
+    archive.write_bytes(content)
+    with pytest.raises(UserError, match="expected a complete zip or tar archive"):
+        download_all([item(archive, "set")], tmp_path / "root")
+
+
 @pytest.mark.parametrize("make", [zipped, tarred])
 def test_damaged_archives(make: Callable[..., Path], tmp_path: Path) -> None:
     archive = make(tmp_path / "archive", {"a": bytes(range(256)) * 99})

@@ -121,7 +121,8 @@ def _install(item: Download, file: Path, target: Path, scratch: Path) -> None:
             _unpack_zip(file, unpacked)
         else:
             _unpack_tar(file, unpacked)
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, NotImplementedError, RuntimeError) as error:
+    # RuntimeError: encrypted, or compressed in a way that zipfile does not know.
+    except (zipfile.BadZipFile, tarfile.TarError, EOFError, RuntimeError) as error:
         raise UserError(
             f"{item.url}: expected a complete zip or tar archive, found one that does not unpack ({error})"
         ) from error
