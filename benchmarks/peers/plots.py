@@ -27,7 +27,7 @@ def plot_wall_time(rows: Sequence[Row], path: Path, *, split: str) -> None:
     drawn = _scatter(axes, rows, lambda row: statistics.fmean(row.wall) / 60 if row.wall else None, split)
     axes.set(xlabel="training, minutes", ylabel=f"AP {split}", title="AP against training time")
     if drawn:
-        _save(figure, axes, path)
+        _save(figure, path)
 
 
 def plot_latency(rows: Sequence[Row], path: Path, *, split: str, imgsz: int) -> None:
@@ -44,8 +44,7 @@ def plot_latency(rows: Sequence[Row], path: Path, *, split: str, imgsz: int) -> 
         return
     figure = Figure(figsize=(4 * len(runtimes) + 2.5, 4), layout="constrained")
     drawn = False
-    panels = figure.subplots(1, len(runtimes), sharey=True, squeeze=False)[0]
-    for axes, runtime in zip(panels, runtimes, strict=True):
+    for axes, runtime in zip(figure.subplots(1, len(runtimes), sharey=True, squeeze=False)[0], runtimes, strict=True):
         key = (runtime, imgsz)
 
         def median(row: Row, key: tuple[str, int] = key) -> float | None:
@@ -54,7 +53,7 @@ def plot_latency(rows: Sequence[Row], path: Path, *, split: str, imgsz: int) -> 
         drawn |= _scatter(axes, rows, median, split)
         axes.set(xlabel=f"{runtime}, {imgsz} px, ms an image", ylabel=f"AP {split}", title=f"AP against {runtime}")
     if drawn:
-        _save(figure, panels[0], path)
+        _save(figure, path)
 
 
 def _scatter(axes: Axes, rows: Sequence[Row], x_of: Callable[[Row], float | None], split: str) -> bool:
@@ -76,7 +75,11 @@ def _scatter(axes: Axes, rows: Sequence[Row], x_of: Callable[[Row], float | None
     return drawn
 
 
-def _save(figure: Figure, labelled: Axes, path: Path) -> None:
-    figure.legend(*labelled.get_legend_handles_labels(), loc="outside right upper", fontsize=8, frameon=False)
+def _save(figure: Figure, path: Path) -> None:
+    # One legend for all panels, which share their markers.
+    entries = {
+        label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(entries.values(), entries.keys(), loc="outside right upper", fontsize=8, frameon=False)
     with atomic_write(path) as temporary:
         FigureCanvasAgg(figure).print_figure(temporary, dpi=110, format="png")
