@@ -53,11 +53,10 @@ def picture(folder: Path) -> np.ndarray:
 def demo() -> int:
     """Returns the exit code."""
     start = time.perf_counter()
-    shutil.rmtree(FOLDER, ignore_errors=True)  # of an earlier demo, which may have been interrupted
-    common = ("--project", str(FOLDER), "--exist-ok", "--imgsz", str(IMAGE_SIZE))
-    run(
-        *("train", "--data", DATA, "--epochs", EPOCHS, "--cache", "ram", "--noval", "--name", "train", *common),
-    )
+    if FOLDER.exists():  # of an earlier demo, which may have been interrupted
+        shutil.rmtree(FOLDER)
+    common = ("--project", str(FOLDER), "--imgsz", str(IMAGE_SIZE))
+    run("train", "--data", DATA, "--epochs", EPOCHS, "--cache", "ram", "--noval", "--name", "train", *common)
     weights, fused = FOLDER / "train" / "weights" / "best.pt", FOLDER / "fused.pt"
     run("fuse", "--weights", str(weights), "--output", str(fused))
     run("val", "--weights", str(fused), "--data", DATA, "--name", "val", *common)
