@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.engine.white_box import WhiteBoxBackend
-from tests.io.media import make_image, probe_video, write_image, write_video
+from tests.media.files import make_image, probe_video, write_image, write_video
 from yolorep.engine import detect as module
 from yolorep.engine import predictor
 from yolorep.engine.detect import detect

@@ -9,7 +9,7 @@ import torch
 
 from yolorep.detections import Detections
 from yolorep.engine.grids import plot_batch, plot_predictions
-from yolorep.io.draw import class_colour
+from yolorep.media.draw import class_colour
 
 NAMES = ("cat", "dog")
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.engine.white_box import WhiteBoxBackend
-from tests.io.media import make_image, write_image
+from tests.media.files import make_image, write_image
 from yolorep.detections import Detections
 from yolorep.engine import predictor as module
 from yolorep.engine.predictor import Predictor, Timing

@@ -16,7 +16,7 @@ from yolorep.engine.backbone_weights import build_published
 from yolorep.engine.checkpoint import is_checkpoint, load_checkpoint
 from yolorep.engine.device import select_device
 from yolorep.errors import UserError
-from yolorep.io.sources import Frame, Unreadable, open_source
+from yolorep.media.sources import Frame, Unreadable, open_source
 from yolorep.models.classifier import Classifier
 from yolorep.nn.reparam import fuse
 from yolorep.options import ClassifyOptions

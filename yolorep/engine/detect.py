@@ -15,8 +15,8 @@ from yolorep.detections import Detections
 from yolorep.engine.predictor import Predictor, Timing
 from yolorep.errors import UserError
 from yolorep.files import new_run_dir
-from yolorep.io.draw import draw
-from yolorep.io.sinks import (
+from yolorep.media.draw import draw
+from yolorep.media.sinks import (
     CropSink,
     CsvSink,
     ImageSink,
@@ -28,7 +28,7 @@ from yolorep.io.sinks import (
     ViewSink,
     class_name,
 )
-from yolorep.io.sources import Frame, Unreadable, open_source
+from yolorep.media.sources import Frame, Unreadable, open_source
 from yolorep.options import DetectOptions
 
 

@@ -12,10 +12,10 @@ import cv2
 import numpy as np
 import pytest
 
-from tests.io.media import make_image, write_image, write_video
+from tests.media.files import make_image, write_image, write_video
 from yolorep.errors import UserError
-from yolorep.io import sources
-from yolorep.io.sources import Frame, Unreadable, open_source
+from yolorep.media import sources
+from yolorep.media.sources import Frame, Unreadable, open_source
 
 
 @pytest.fixture

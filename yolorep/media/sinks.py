@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from yolorep.detections import Detections
 from yolorep.errors import UserError
 from yolorep.files import atomic_write, write_text
-from yolorep.io.sources import Frame
+from yolorep.media.sources import Frame
 
 Image = NDArray[np.uint8]
 SinkT = TypeVar("SinkT", bound="Sink")

@@ -9,11 +9,11 @@ import cv2
 import numpy as np
 import pytest
 
-from tests.io.media import make_image, probe_video, write_image
+from tests.media.files import make_image, probe_video, write_image
 from yolorep.detections import Detections
 from yolorep.errors import UserError
-from yolorep.io import sinks
-from yolorep.io.sinks import (
+from yolorep.media import sinks
+from yolorep.media.sinks import (
     CropSink,
     CsvSink,
     ImageSink,
@@ -24,7 +24,7 @@ from yolorep.io.sinks import (
     VideoSink,
     ViewSink,
 )
-from yolorep.io.sources import Frame
+from yolorep.media.sources import Frame
 
 NAMES = ("cat", "dog")
 FOUND = Detections(
