@@ -29,7 +29,7 @@ COMMANDS: dict[str, tuple[type[Any], str]] = {
     "val": (ValOptions, "yolorep.engine.val:val"),
     "detect": (DetectOptions, "yolorep.engine.detect:detect"),
     "classify": (ClassifyOptions, "yolorep.engine.classify:classify"),
-    "export": (ExportOptions, "yolorep.export.command:export"),
+    "export": (ExportOptions, "yolorep.commands.export:export"),
     "fuse": (FuseOptions, "yolorep.engine.inspect:fuse_command"),
     "info": (InfoOptions, "yolorep.engine.inspect:info_command"),
 }

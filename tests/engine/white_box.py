@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from yolorep.formats.base import Backend
 from yolorep.ops.decode import Decoded
-from yolorep.runtime.base import Backend
 
 
 class WhiteBoxBackend(Backend):

@@ -12,6 +12,9 @@ from torch import Tensor
 from yolorep.engine.autoanchor import fit_anchors
 from yolorep.engine.checkpoint import load_checkpoint
 from yolorep.errors import UserError, suggest
+from yolorep.formats import formats_by_suffix
+from yolorep.formats.base import Backend
+from yolorep.formats.pytorch import TorchBackend
 from yolorep.losses.anchor import AnchorLoss
 from yolorep.losses.anchor_free import AnchorFreeLoss
 from yolorep.losses.terms import LossTerms
@@ -21,10 +24,6 @@ from yolorep.models.heads.anchor_free import DetectFree
 from yolorep.models.heads.base import DetectionHead
 from yolorep.models.heads.raw import Raw
 from yolorep.nn.reparam import fuse
-from yolorep.runtime.base import Backend
-
-#: Endings of files that can be run, and what they are.
-RUNNABLE = {".pt": "checkpoint", ".onnx": "ONNX", ".torchscript": "TorchScript"}
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,7 @@ def load_backend(
     """Makes a checkpoint or an exported file runnable.
 
     Args:
-        weights: ``.pt``, ``.onnx`` or ``.torchscript``.
+        weights: a checkpoint (``.pt``), or a file of one of the formats.
         device: where to run it; the CPU by default.
         half: float16.
         fused: fuse a checkpoint first.
@@ -91,35 +90,23 @@ def load_backend(
     """
     path = Path(weights)
     device = device or torch.device("cpu")
+    formats = formats_by_suffix()
+    endings = ", ".join((".pt", *formats))
     if not str(weights):
-        raise UserError(f"--weights: missing; expected a file ending in {', '.join(RUNNABLE)}")
-    if path.suffix not in RUNNABLE:
+        raise UserError(f"--weights: missing; expected a file ending in {endings}")
+    if path.suffix not in (".pt", *formats):
         raise UserError(
-            f"{path}: expected weights ending in {', '.join(RUNNABLE)}, found {path.suffix or 'no ending'!r}"
-            f"{suggest(path.suffix, RUNNABLE)}"
+            f"{path}: expected weights ending in {endings}, found {path.suffix or 'no ending'!r}"
+            f"{suggest(path.suffix, ('.pt', *formats))}"
         )
     if not path.is_file():
-        raise UserError(f"{path}: no such file; expected weights ({', '.join(RUNNABLE)})")
-    if half and path.suffix != ".pt":
+        raise UserError(f"{path}: no such file; expected weights ({endings})")
+    if path.suffix == ".pt":
+        model = load_model(path).for_inference(nms_free=nms_free)
+        return TorchBackend(fuse(model)[0] if fused else model, device=device, half=half)
+    if half:
         raise UserError(f"--half: {path} computes in the precision it was exported in; leave --half out")
-    if path.suffix != ".pt":
-        exported = _open_exported(path, device)
-        if nms_free and not exported.nms_free:
-            raise UserError(f"--nms-free: expected a file exported with --nms-free, found {path}, which needs NMS")
-        return exported
-    from yolorep.runtime.pytorch import TorchBackend
-
-    model = load_model(path).for_inference(nms_free=nms_free)
-    if fused:
-        model = fuse(model)[0]
-    return TorchBackend(model, device=device, half=half)
-
-
-def _open_exported(path: Path, device: torch.device) -> Backend:
-    if path.suffix == ".onnx":
-        from yolorep.runtime.onnx import OnnxBackend
-
-        return OnnxBackend(path, device=device)
-    from yolorep.runtime.torchscript import TorchScriptBackend
-
-    return TorchScriptBackend(path, device=device)
+    exported = formats[path.suffix].open(path, device=device)
+    if nms_free and not exported.nms_free:
+        raise UserError(f"--nms-free: expected a file exported with --nms-free, found {path}, which needs NMS")
+    return exported

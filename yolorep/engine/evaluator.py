@@ -12,9 +12,9 @@ from yolorep.console import progress
 from yolorep.data.dataset import DetectionDataset
 from yolorep.data.loader import eval_loader
 from yolorep.detections import Detections
+from yolorep.formats.base import Backend
 from yolorep.metrics import CocoMetric, CocoResult
 from yolorep.ops.nms import nms
-from yolorep.runtime.base import Backend
 
 
 @dataclass(frozen=True)

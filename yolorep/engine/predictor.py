@@ -17,12 +17,12 @@ from yolorep.detections import Detections
 from yolorep.engine.build import load_backend
 from yolorep.engine.device import select_device
 from yolorep.errors import UserError
+from yolorep.formats.base import Backend
+from yolorep.formats.pytorch import TorchBackend
+from yolorep.formats.tta import TTA
 from yolorep.models.detector import Detector
 from yolorep.ops.letterbox import LetterBox, rect_shape, round_up
 from yolorep.ops.nms import nms
-from yolorep.runtime.base import Backend
-from yolorep.runtime.pytorch import TorchBackend
-from yolorep.runtime.tta import TTA
 
 Image = NDArray[np.uint8]
 

@@ -45,11 +45,11 @@ from yolorep.engine.trainer import Callback, MultiScale, Trainer
 from yolorep.engine.val import metrics_dict, table
 from yolorep.errors import UserError, YolorepError, suggest
 from yolorep.files import new_run_dir, write_text
+from yolorep.formats.pytorch import TorchBackend
 from yolorep.losses.terms import LossTerms
 from yolorep.models.detector import Detector
 from yolorep.models.heads.raw import Raw
 from yolorep.options import TrainOptions
-from yolorep.runtime.pytorch import TorchBackend
 
 
 @dataclass(frozen=True)

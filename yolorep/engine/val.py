@@ -20,11 +20,11 @@ from yolorep.engine.evaluator import Evaluation, evaluate
 from yolorep.engine.image_size import fit_image_size
 from yolorep.errors import UserError
 from yolorep.files import new_run_dir, write_text
+from yolorep.formats.base import Backend
+from yolorep.formats.tta import TTA
 from yolorep.media.sinks import OutputNames, yolo_text
 from yolorep.metrics import METRICS
 from yolorep.options import ValOptions
-from yolorep.runtime.base import Backend
-from yolorep.runtime.tta import TTA
 
 #: Classes listed without --verbose.
 SHORT_TABLE = 20

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from yolorep.errors import UserError
+from yolorep.formats.base import Backend
 from yolorep.models.detector import Detector
 from yolorep.ops.decode import Decoded
-from yolorep.runtime.base import Backend
 
 
 class TorchBackend(Backend):

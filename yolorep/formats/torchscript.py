@@ -1,21 +1,37 @@
-"""Running an exported TorchScript file."""
+"""TorchScript: traced and frozen, run by torch without yolorep's classes."""
 
 from __future__ import annotations
 
 import json
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from yolorep.errors import UserError
+from yolorep.formats.base import Backend, Deployed, Format, check_outputs
+from yolorep.formats.metadata import Metadata
 from yolorep.ops.decode import Decoded
-from yolorep.runtime.base import Backend, check_outputs
-from yolorep.runtime.metadata import Metadata
 
 #: Name of the metadata inside the archive.
 METADATA_FILE = "yolorep.json"
+
+
+class TorchScript(Format):
+    """A traced and frozen TorchScript module: needs torch to run, from Python or C++, but not yolorep."""
+
+    suffix = ".torchscript"
+
+    def write(self, network: Deployed, path: Path, *, example: Tensor, metadata: Metadata, **settings: Any) -> None:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")  # TorchScript is deprecated in torch itself; the format was asked for
+            module = torch.jit.freeze(torch.jit.trace(network, (example,), check_trace=False))
+            torch.jit.save(module, str(path), _extra_files={METADATA_FILE: json.dumps(metadata.to_strings())})
+
+    def open(self, path: Path, *, device: torch.device) -> Backend:
+        return TorchScriptBackend(path, device=device)
 
 
 class TorchScriptBackend(Backend):

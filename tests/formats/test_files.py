@@ -8,9 +8,9 @@ import torch
 from onnx import TensorProto, helper
 
 from yolorep.errors import UserError
-from yolorep.runtime.metadata import Metadata
-from yolorep.runtime.onnx import OnnxBackend
-from yolorep.runtime.torchscript import METADATA_FILE, TorchScriptBackend
+from yolorep.formats.metadata import Metadata
+from yolorep.formats.onnx import OnnxBackend
+from yolorep.formats.torchscript import METADATA_FILE, TorchScriptBackend
 
 METADATA = Metadata(names=("a", "b"), stride=8, strides=(8,), image_size=None, batch_size=None, version="1")
 

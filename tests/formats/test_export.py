@@ -1,3 +1,4 @@
+import copy
 import json
 import re
 import shutil
@@ -6,18 +7,19 @@ import onnx
 import pytest
 import torch
 
-from tests.export.conftest import NAMES, SIZE, tiny_model
+from tests.formats.conftest import NAMES, SIZE, tiny_model
 from yolorep.cli import main
+from yolorep.commands.export import export
 from yolorep.engine.build import load_backend
 from yolorep.errors import ExportError, UserError
-from yolorep.export import command
-from yolorep.export.onnx import OnnxExporter
-from yolorep.export.torchscript import TorchScriptExporter
+from yolorep.formats import FORMATS, load_format
+from yolorep.formats.base import Format
+from yolorep.formats.metadata import Metadata
+from yolorep.formats.pytorch import TorchBackend
+from yolorep.formats.samples import sample_batches
+from yolorep.formats.write import input_shapes, write_checked
 from yolorep.nn.reparam import fuse
 from yolorep.options import ExportOptions
-from yolorep.runtime.pytorch import TorchBackend
-
-FORMATS = ("onnx", "torchscript")
 
 
 def random_images(*shape):
@@ -90,17 +92,21 @@ def test_says_how_far_the_file_is_from_the_model(weights, tmp_path, capsys):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["w.pt", "w.torchscript"]
 
 
-class Tampering:
-    """An exporter whose file holds another number than the model."""
+class Tampering(Format):
+    """A format whose file holds another number than the model."""
 
-    def __init__(self, exporter, change):
-        self.exporter, self.change = exporter, change
-        self.suffix, self.requires, self.open = exporter.suffix, (), exporter.open
+    def __init__(self, made, change):
+        self.made, self.change = made, change
+        self.suffix = made.suffix
 
     def write(self, network, path, **kwargs):
+        network = copy.deepcopy(network)
         with torch.no_grad():
             self.change(network.detector.head)
-        self.exporter.write(network, path, **kwargs)
+        self.made.write(network, path, **kwargs)
+
+    def open(self, path, *, device):
+        return self.made.open(path, device=device)
 
 
 def tamper_score(head):
@@ -115,36 +121,44 @@ def tamper_nan(head):
     head.m[1].bias[5] = float("nan")
 
 
-@pytest.mark.parametrize("exporter", [OnnxExporter(opset=18), TorchScriptExporter()], ids=FORMATS)
+def write_tampered(target, made, change):
+    fused, _ = fuse(tiny_model())
+    metadata = Metadata(
+        names=NAMES,
+        stride=fused.max_stride,
+        strides=fused.strides,
+        image_size=(SIZE, SIZE),
+        batch_size=1,
+        version="test",
+    )
+    batches = sample_batches([(1, SIZE, SIZE)])
+    return write_checked(
+        fused, target, made=Tampering(made, change), metadata=metadata, batches=batches, device=torch.device("cpu")
+    )
+
+
+@pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize("change", [tamper_score, tamper_box, tamper_nan])
-def test_a_file_that_differs_is_not_kept(weights, tmp_path, monkeypatch, capsys, exporter, change):
-    monkeypatch.setattr(
-        command, "TorchBackend", lambda fused, device: TorchBackend(reference, device=device)
-    )  # the file's copy alone is changed
-    reference, _ = fuse(tiny_model())
-    monkeypatch.setitem(command.EXPORTERS, "torchscript", lambda options: Tampering(exporter, change))
+def test_a_file_that_differs_is_not_kept(tmp_path, name, change):
+    with pytest.raises(ExportError, match="not written: the file does not compute what the model computes") as raised:
+        write_tampered(tmp_path / f"w.{name}", load_format(name), change)
+    assert len(str(raised.value).splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_earlier_file_survives_a_failed_export(tmp_path):
+    target = tmp_path / "w.torchscript"
+    target.write_text("earlier")
+    with pytest.raises(ExportError, match="w.torchscript: not written"):
+        write_tampered(target, load_format("torchscript"), tamper_score)
+    assert target.read_text() == "earlier"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_an_option_of_a_format_not_asked_for_is_told(weights, tmp_path, capsys):
     shutil.copy(weights, tmp_path / "w.pt")
-    code = main(["export", "--weights", str(tmp_path / "w.pt"), "--include", "torchscript", "--imgsz", str(SIZE)])
-    assert code == 1
-    error = capsys.readouterr().err
-    assert "not written: the file does not compute what the model computes" in error
-    assert len(error.splitlines()) == 1
-    assert [path.name for path in tmp_path.iterdir()] == ["w.pt"]
-
-
-def test_an_earlier_file_survives_a_failed_export(weights, tmp_path, monkeypatch):
-    shutil.copy(weights, tmp_path / "w.pt")
-    (tmp_path / "w.torchscript").write_text("earlier")
-    options = ExportOptions(weights=str(tmp_path / "w.pt"), include=["torchscript"], imgsz=SIZE)
-
-    def fail(*args, **kwargs):
-        raise ExportError("made to fail")
-
-    monkeypatch.setattr(command, "compare", fail)
-    with pytest.raises(ExportError, match="w.torchscript: not written: made to fail"):
-        command.export(options)
-    assert (tmp_path / "w.torchscript").read_text() == "earlier"
-    assert len(list(tmp_path.iterdir())) == 2
+    export(ExportOptions(weights=str(tmp_path / "w.pt"), include=["torchscript"], imgsz=SIZE, opset=17))
+    assert "--opset: without effect on torchscript" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -168,12 +182,12 @@ def test_wrong_input_is_one_line_and_exit_2(weights, capsys, flags, message):
 
 
 def test_missing_packages_are_named_with_the_extra(weights, monkeypatch, capsys):
-    monkeypatch.setattr(command.importlib.util, "find_spec", lambda name: None if name == "onnxscript" else object())
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "onnxscript" else object())
     assert main(["export", "--weights", str(weights)]) == 2
     assert "needs onnxscript: pip install 'yolorep[export]'" in capsys.readouterr().err
 
 
-def test_data_of_the_users_own_is_used_for_the_check(weights, tmp_path, monkeypatch):
+def test_data_of_the_users_own_is_used_for_the_check(tmp_path):
     import cv2
     import numpy as np
 
@@ -182,8 +196,6 @@ def test_data_of_the_users_own_is_used_for_the_check(weights, tmp_path, monkeypa
         cv2.imwrite(str(tmp_path / "images" / f"{index}.png"), np.full((40, 80, 3), (10 * index, 0, 255), np.uint8))
     (tmp_path / "images" / "broken.jpg").write_bytes(b"no image")
     (tmp_path / "d.yaml").write_text("path: .\nval: images\nnames: [a, b, c]\n")
-    from yolorep.export.samples import sample_batches
-
     first, second = sample_batches([(2, 64, 64), (2, 32, 64)], data=str(tmp_path / "d.yaml"))
     assert first.shape == (2, 3, 64, 64)
     assert second.shape == (2, 3, 32, 64)
@@ -193,6 +205,6 @@ def test_data_of_the_users_own_is_used_for_the_check(weights, tmp_path, monkeypa
 
 
 def test_dynamic_files_are_checked_at_two_sizes_and_batches():
-    assert command.input_shapes(640, stride=32, batch_size=1, dynamic=False) == [(1, 640, 640)]
-    assert command.input_shapes(640, stride=32, batch_size=1, dynamic=True) == [(1, 640, 640), (2, 480, 640)]
-    assert command.input_shapes(32, stride=32, batch_size=1, dynamic=True) == [(1, 32, 32), (2, 64, 32)]
+    assert input_shapes(640, stride=32, batch_size=1, dynamic=False) == [(1, 640, 640)]
+    assert input_shapes(640, stride=32, batch_size=1, dynamic=True) == [(1, 640, 640), (2, 480, 640)]
+    assert input_shapes(32, stride=32, batch_size=1, dynamic=True) == [(1, 32, 32), (2, 64, 32)]

@@ -1,15 +1,21 @@
-"""What every runtime backend promises."""
+"""What every deployment format provides: how a network is written in it, and how such a file runs."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from yolorep.errors import UserError
+from yolorep.formats.metadata import Metadata
+from yolorep.models.detector import Detector
 from yolorep.ops.decode import Decoded
+
+INPUT = "images"
+OUTPUTS = ("boxes", "scores")
 
 
 class Backend(ABC):
@@ -87,3 +93,60 @@ def check_outputs(decoded: Decoded, *, batch: int, classes: int, path: Path) -> 
             f"as its metadata says, found {boxes} and {scores}: export it again"
         )
     return decoded
+
+
+class Deployed(nn.Module):
+    """A detector and its decoding, as one network with plain tensors on both sides."""
+
+    def __init__(self, detector: Detector) -> None:
+        super().__init__()
+        self.detector = detector
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Runs the network and decodes its levels.
+
+        Args:
+            images: (batch, 3, height, width) float RGB in 0..1.
+
+        Returns:
+            boxes (batch, candidates, 4) xyxy in pixels of the input, scores (batch, candidates, classes) in 0..1.
+        """
+        decoded = self.detector.decode(self.detector(images))
+        return decoded.boxes, decoded.scores
+
+
+class Format(ABC):
+    """A deployment format.
+
+    Attributes:
+        suffix: of its files, with the dot.
+        requires: packages that must be importable to write it.
+        extra: of yolorep, which installs them.
+        settings: options of the export command that :meth:`write` takes as keywords.
+    """
+
+    suffix: ClassVar[str]
+    requires: ClassVar[tuple[str, ...]] = ()
+    extra: ClassVar[str] = "export"
+    settings: ClassVar[tuple[str, ...]] = ()
+
+    @abstractmethod
+    def write(self, network: Deployed, path: Path, *, example: Tensor, metadata: Metadata, **settings: Any) -> None:
+        """Writes ``network`` to ``path``.
+
+        Args:
+            network: in eval mode, on the CPU.
+            path: the file to write.
+            example: float images of the static shape; of any shape with batch, height and width all different from
+                each other and from 1 where ``metadata`` says that the file is dynamic.
+            metadata: stored in the file.
+            settings: the format's own options.
+        """
+
+    @abstractmethod
+    def open(self, path: Path, *, device: torch.device) -> Backend:
+        """Opens a file for running.
+
+        Raises:
+            UserError: if what runs it is missing, or it is no such file.
+        """

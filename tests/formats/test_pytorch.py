@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from yolorep.errors import UserError
+from yolorep.formats.pytorch import TorchBackend
 from yolorep.models.detector import build_model
-from yolorep.runtime.pytorch import TorchBackend
 
 CONFIG = {
     "nc": 2,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from yolorep.errors import ExportError
-from yolorep.runtime.base import Backend
+from yolorep.formats.base import Backend
 
 #: Largest allowed difference of any class score, and of any box edge in pixels.
 SCORE_TOLERANCE = 1e-3

@@ -1,17 +1,63 @@
-"""Running an exported ONNX file with onnxruntime."""
+"""ONNX: written through torch.export, run with onnxruntime."""
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from yolorep.errors import UserError
+from yolorep.errors import ExportError, UserError
+from yolorep.formats.base import INPUT, OUTPUTS, Backend, Deployed, Format, check_outputs
+from yolorep.formats.metadata import Metadata
 from yolorep.ops.decode import Decoded
-from yolorep.runtime.base import Backend, check_outputs
-from yolorep.runtime.metadata import Metadata
+
+if TYPE_CHECKING:
+    import onnx
+
+
+class Onnx(Format):
+    """ONNX through ``torch.export``, optimized by onnxscript: one file, weights inside."""
+
+    suffix = ".onnx"
+    requires = ("onnx", "onnxscript", "onnxruntime")
+    settings = ("opset",)
+
+    def write(
+        self, network: Deployed, path: Path, *, example: Tensor, metadata: Metadata, opset: int = 18, **settings: Any
+    ) -> None:
+        import onnx
+
+        dynamic = metadata.image_size is None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about torch's own internals
+            program = torch.onnx.export(
+                network,
+                (example,),
+                dynamo=True,
+                input_names=[INPUT],
+                output_names=list(OUTPUTS),
+                opset_version=opset,
+                dynamic_shapes=(_dynamic_shape(metadata.stride),) if dynamic else None,
+                verbose=False,
+            )
+        if program is None:
+            raise ExportError("torch.onnx.export returned no model")
+        model = program.model_proto
+        written = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+        if written != opset:
+            raise ExportError(f"--opset {opset}: torch can only write this model as opset {written}; pass that")
+        if dynamic:
+            _name_candidates(model)
+        onnx.helper.set_model_props(model, metadata.to_strings())
+        onnx.checker.check_model(model)
+        onnx.save(model, str(path))
+
+    def open(self, path: Path, *, device: torch.device) -> Backend:
+        return OnnxBackend(path, device=device)
 
 
 class OnnxBackend(Backend):
@@ -62,6 +108,19 @@ class OnnxBackend(Backend):
             raise UserError(f"{self._path}: onnxruntime could not run it: {_first_line(error)}") from error
         decoded = Decoded(torch.from_numpy(boxes), torch.from_numpy(scores))
         return check_outputs(decoded, batch=len(images), classes=len(self.names), path=self._path)
+
+
+def _dynamic_shape(stride: int) -> dict[int, Any]:
+    """Any batch size, height and width, the latter as multiples of the stride: only then do all features fit."""
+    batch, height, width = (torch.export.Dim(name, min=1) for name in ("batch", "height", "width"))
+    return {0: batch, 2: stride * height, 3: stride * width}
+
+
+def _name_candidates(model: onnx.ModelProto) -> None:
+    """Gives the number of candidates a name instead of torch's formula over made-up symbols."""
+    del model.graph.value_info[:]  # inferred shapes of intermediate values, written with the same symbols
+    for output in model.graph.output:
+        output.type.tensor_type.shape.dim[1].dim_param = "candidates"
 
 
 def _errors() -> tuple[type[Exception], ...]:

@@ -11,20 +11,19 @@ import pytest
 import torch
 from torch import nn
 
+from yolorep.commands.export import export
 from yolorep.config import resources_dir
 from yolorep.engine.build import load_backend, load_model
-from yolorep.export.base import Deployed
-from yolorep.export.command import export
-from yolorep.export.onnx import OnnxExporter
-from yolorep.export.samples import sample_batches
-from yolorep.export.torchscript import TorchScriptExporter
-from yolorep.export.verify import compare
+from yolorep.formats import FORMATS, load_format
+from yolorep.formats.base import Deployed
+from yolorep.formats.metadata import Metadata
+from yolorep.formats.pytorch import TorchBackend
+from yolorep.formats.samples import sample_batches
+from yolorep.formats.verify import compare
 from yolorep.models.detector import build_model, build_network
 from yolorep.models.parser import load_config
 from yolorep.nn.reparam import fuse
 from yolorep.options import ExportOptions
-from yolorep.runtime.metadata import Metadata
-from yolorep.runtime.pytorch import TorchBackend
 
 CFG = resources_dir() / "cfg"
 FILES = sorted(
@@ -76,10 +75,10 @@ def test_every_shipped_detector_exports(name, tmp_path):
         version="test",
     )
     batches = sample_batches([(1, size, size)])
-    for exporter in (OnnxExporter(opset=18), TorchScriptExporter()):
-        path = tmp_path / f"model{exporter.suffix}"
-        exporter.write(Deployed(fused).eval(), path, example=batches[0].float() / 255, metadata=metadata)
-        comparison = compare(exporter.open(path, device=torch.device("cpu")), TorchBackend(fused), batches)
+    for made in map(load_format, FORMATS):
+        path = tmp_path / f"model{made.suffix}"
+        made.write(Deployed(fused).eval(), path, example=batches[0].float() / 255, metadata=metadata)
+        comparison = compare(made.open(path, device=torch.device("cpu")), TorchBackend(fused), batches)
         comparison.require_equal()
 
 

@@ -7,9 +7,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from yolorep.errors import UserError
+from yolorep.formats.base import Backend
 from yolorep.ops.decode import Decoded
 from yolorep.ops.letterbox import BORDER, round_up
-from yolorep.runtime.base import Backend
 
 #: YOLOv5's passes: (scale, mirrored left to right).
 PASSES = ((1.0, False), (0.83, True), (0.67, False))

@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from yolorep.errors import UserError
+from yolorep.formats.base import Backend, check_outputs
 from yolorep.ops.decode import Decoded
-from yolorep.runtime.base import Backend, check_outputs
 
 
 class MeanBackend(Backend):

@@ -3,10 +3,10 @@ import pytest
 import torch
 
 from yolorep.errors import UserError
+from yolorep.formats.base import Backend
+from yolorep.formats.tta import TTA
 from yolorep.ops.decode import Decoded
 from yolorep.ops.letterbox import BORDER
-from yolorep.runtime.base import Backend
-from yolorep.runtime.tta import TTA
 
 
 class BrightBackend(Backend):

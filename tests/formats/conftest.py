@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from yolorep.commands.export import export
 from yolorep.engine.checkpoint import save_checkpoint
-from yolorep.export.command import export
 from yolorep.models.detector import Detector, build_model
 from yolorep.options import ExportOptions
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from yolorep.errors import UserError
-from yolorep.runtime.metadata import Metadata
+from yolorep.formats.metadata import Metadata
 
 STATIC = Metadata(
     names=("größe", 'say "hi"'),
