@@ -13,15 +13,16 @@ import yaml
 from tests.engine import toy_run
 from yolorep.cli import main
 from yolorep.engine.callbacks import read_results
-from yolorep.engine.checkpoint import load_checkpoint, save_checkpoint
 from yolorep.engine.inspect import info_command
 from yolorep.engine.start import starting_model
 from yolorep.engine.train import new_run, train
-from yolorep.engine.transfer import transfer_weights
 from yolorep.errors import UserError
 from yolorep.models.detector import Detector, build_model
 from yolorep.nn.reparam import count_parameters, fuse
 from yolorep.options import InfoOptions, TrainOptions
+from yolorep.weights.checkpoint import save_checkpoint
+from yolorep.weights.load import load_checkpoint
+from yolorep.weights.transfer import transfer_weights
 
 MODEL = {
     "nc": 2,

@@ -14,11 +14,11 @@ import torch
 from PIL import Image
 
 from yolorep.cli import main
-from yolorep.engine.checkpoint import save_checkpoint
 from yolorep.engine.classify import DEFAULT, FASTVIT, Preprocessing, classify, preprocessing
 from yolorep.models.detector import build_network
 from yolorep.nn.reparam import fuse
 from yolorep.options import ClassifyOptions
+from yolorep.weights.checkpoint import save_checkpoint
 
 MODEL = {
     "nc": 6,

@@ -14,7 +14,6 @@ from torch import nn
 from tests.engine.toy_run import MODEL, options, same_weights, stop_at
 from tests.randomize import randomize_
 from yolorep.engine.build import load_model
-from yolorep.engine.checkpoint import load_checkpoint, save_checkpoint
 from yolorep.engine.start import starting_model
 from yolorep.engine.train import read_options, train
 from yolorep.errors import UserError
@@ -23,6 +22,8 @@ from yolorep.models.parser import parse_config
 from yolorep.nn.expand import ExpandedConv, expand
 from yolorep.nn.reparam import count_parameters, fuse
 from yolorep.options import TrainOptions
+from yolorep.weights.checkpoint import save_checkpoint
+from yolorep.weights.load import load_checkpoint
 
 NAMES = ("blue", "green")
 pytestmark = pytest.mark.usefixtures("plots")

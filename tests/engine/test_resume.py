@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 
 from tests.engine.toy_run import files, options, same_weights, stop_at
-from yolorep.engine import checkpoint as checkpoint_module
 from yolorep.engine.callbacks import read_results
-from yolorep.engine.checkpoint import load_checkpoint
 from yolorep.engine.train import read_options, train
 from yolorep.engine.trainer import NonFiniteLoss, Trainer
 from yolorep.errors import UserError
 from yolorep.options import TrainOptions
+from yolorep.weights import checkpoint as checkpoint_module
+from yolorep.weights.load import load_checkpoint
 
 pytestmark = pytest.mark.usefixtures("plots")
 

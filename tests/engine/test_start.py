@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from yolorep.config import Hyp, load_hyp
-from yolorep.engine.checkpoint import save_checkpoint
 from yolorep.engine.start import freeze_layers, starting_model
-from yolorep.engine.transfer import transfer_weights
 from yolorep.errors import UserError
 from yolorep.models.detector import Detector, build_model
+from yolorep.weights.checkpoint import save_checkpoint
+from yolorep.weights.transfer import transfer_weights
 
 MODEL = {
     "nc": 2,

@@ -16,11 +16,12 @@ from tests.engine.toy_run import MODEL, files, options, same_weights, stop_at
 from yolorep.config import load_hyp
 from yolorep.engine import train as train_module
 from yolorep.engine.callbacks import read_results
-from yolorep.engine.checkpoint import load_checkpoint, save_checkpoint
 from yolorep.engine.train import Run, new_run, read_options, train
 from yolorep.errors import UserError, YolorepError
 from yolorep.models.detector import build_model
 from yolorep.nn.reparam import fuse
+from yolorep.weights.checkpoint import save_checkpoint
+from yolorep.weights.load import load_checkpoint
 
 pytestmark = pytest.mark.usefixtures("plots")
 

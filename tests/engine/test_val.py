@@ -113,8 +113,8 @@ def test_wrong_input(
     if change.get("data", "") is None:
         weights = tmp_path / "w.pt"
         from tests.models.test_parser import tiny
-        from yolorep.engine.checkpoint import save_checkpoint
         from yolorep.models.detector import build_model
+        from yolorep.weights.checkpoint import save_checkpoint
 
         save_checkpoint(weights, build_model(tiny()))
         options = replace(options, weights=str(weights))

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from yolorep.engine.checkpoint import load_checkpoint
 from yolorep.engine.trainer import Trainer
 from yolorep.options import TrainOptions
+from yolorep.weights.load import load_checkpoint
 
 MODEL = {
     "nc": 2,

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from yolorep.commands.export import export
-from yolorep.engine.checkpoint import save_checkpoint
 from yolorep.models.detector import Detector, build_model
 from yolorep.options import ExportOptions
+from yolorep.weights.checkpoint import save_checkpoint
 
 TINY = {
     "nc": 3,

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from yolorep.engine.autoanchor import fit_anchors
-from yolorep.engine.checkpoint import load_checkpoint
 from yolorep.errors import UserError, suggest
 from yolorep.formats import formats_by_suffix
 from yolorep.formats.base import Backend
@@ -24,6 +23,7 @@ from yolorep.models.heads.anchor_free import DetectFree
 from yolorep.models.heads.base import DetectionHead
 from yolorep.models.heads.raw import Raw
 from yolorep.nn.reparam import fuse
+from yolorep.weights.load import load_checkpoint
 
 
 @dataclass(frozen=True)

@@ -12,14 +12,15 @@ import torchvision.transforms.v2.functional as transforms
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 
-from yolorep.engine.backbone_weights import build_published
-from yolorep.engine.checkpoint import is_checkpoint, load_checkpoint
 from yolorep.engine.device import select_device
 from yolorep.errors import UserError
 from yolorep.media.sources import Frame, Unreadable, open_source
 from yolorep.models.classifier import Classifier
 from yolorep.nn.reparam import fuse
 from yolorep.options import ClassifyOptions
+from yolorep.weights.checkpoint import is_checkpoint
+from yolorep.weights.load import load_checkpoint
+from yolorep.weights.published import build_published
 
 #: Classes named for every image.
 TOP = 5

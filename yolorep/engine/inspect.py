@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 from yolorep.console import say
-from yolorep.engine.checkpoint import load_checkpoint, save_checkpoint
 from yolorep.engine.image_size import fit_image_size
 from yolorep.errors import UserError
 from yolorep.models.classifier import Classifier
@@ -23,6 +22,8 @@ from yolorep.nn.registry import ROW_TYPES
 from yolorep.nn.reparam import FuseReport, count_parameters, fuse
 from yolorep.ops.letterbox import round_up
 from yolorep.options import FuseOptions, InfoOptions
+from yolorep.weights.checkpoint import save_checkpoint
+from yolorep.weights.load import load_checkpoint
 
 #: Runs a layer is timed over, after as many that are not counted.
 PROFILE_RUNS = 10

@@ -8,15 +8,16 @@ from dataclasses import replace
 from torch import nn
 
 from yolorep.console import say
-from yolorep.engine.backbone_weights import load_backbone_weights
-from yolorep.engine.checkpoint import load_checkpoint, set_bn_values
-from yolorep.engine.transfer import transfer_weights
 from yolorep.errors import UserError
 from yolorep.models.detector import Detector, build_model
 from yolorep.models.parser import ModelConfig, load_config, parse_config
 from yolorep.nn.expand import ExpandedConv, ExpandRule
 from yolorep.nn.expand import expand as expand_model
 from yolorep.nn.reparam import count_parameters
+from yolorep.weights.checkpoint import set_bn_values
+from yolorep.weights.load import load_checkpoint
+from yolorep.weights.published import load_backbone_weights
+from yolorep.weights.transfer import transfer_weights
 
 #: What is trained if neither a model nor weights are named.
 DEFAULT_MODEL = "cfg/yolorep/n.yaml"

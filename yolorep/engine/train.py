@@ -23,7 +23,6 @@ from yolorep.data.scan import load_annotations
 from yolorep.engine.autoanchor import object_sizes
 from yolorep.engine.build import HEADS, load_backend
 from yolorep.engine.callbacks import Announcer, Checkpoints, Plots, ResultsTable, TensorBoardLog
-from yolorep.engine.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from yolorep.engine.device import autocast_dtype, select_device
 from yolorep.engine.ema import ModelEma
 from yolorep.engine.evaluation_plots import plot_evaluation
@@ -50,6 +49,8 @@ from yolorep.losses.terms import LossTerms
 from yolorep.models.detector import Detector
 from yolorep.models.heads.raw import Raw
 from yolorep.options import TrainOptions
+from yolorep.weights.checkpoint import Checkpoint, save_checkpoint
+from yolorep.weights.load import load_checkpoint
 
 
 @dataclass(frozen=True)

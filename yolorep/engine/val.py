@@ -13,7 +13,6 @@ from yolorep.data.catalog import load_data_config
 from yolorep.data.dataset import DetectionDataset
 from yolorep.data.scan import load_annotations
 from yolorep.engine.build import load_backend
-from yolorep.engine.checkpoint import load_checkpoint
 from yolorep.engine.device import select_device
 from yolorep.engine.evaluation_plots import plot_evaluation
 from yolorep.engine.evaluator import Evaluation, evaluate
@@ -25,6 +24,7 @@ from yolorep.formats.tta import TTA
 from yolorep.media.sinks import OutputNames, yolo_text
 from yolorep.metrics import METRICS
 from yolorep.options import ValOptions
+from yolorep.weights.load import load_checkpoint
 
 #: Classes listed without --verbose.
 SHORT_TABLE = 20

@@ -1,4 +1,4 @@
-"""Reading YOLOv5's ``.pt`` files without running them.
+"""Reading files that torch pickled without running them.
 
 Such a file is a zip with a pickle of whole Python objects. A pickle is a program; this reader runs only the part of it
 that describes tensors and plain values. A class that is merely *instantiated* becomes an inert stub that holds the
@@ -15,9 +15,8 @@ import struct
 import zipfile
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -58,35 +57,8 @@ DAMAGE = (
 )
 
 
-class _Refused(Exception):
+class Refused(Exception):
     """Why a file is not read."""
-
-
-@dataclass
-class Yolov5Checkpoint:
-    """What a YOLOv5 checkpoint says.
-
-    Attributes:
-        config: the model file it was built from, plain values.
-        names: class names.
-        state_dict: YOLOv5's keys to tensors in the file's precision, without caches.
-        bn: key prefix of every BatchNorm to its (eps, momentum).
-    """
-
-    config: dict[str, Any]
-    names: tuple[str, ...]
-    state_dict: dict[str, Tensor]
-    bn: dict[str, tuple[float, float]]
-
-
-def read_yolov5(path: Path) -> Yolov5Checkpoint:
-    """Reads a checkpoint; the EMA is preferred where the file still has one.
-
-    Raises:
-        UserError: one line, if the file is no YOLOv5 checkpoint or wants to run something.
-    """
-    with _one_line(path, "YOLOv5 checkpoint"), zipfile.ZipFile(path) as archive:
-        return _interpret(_Reader(archive).load())
 
 
 def read_foreign(path: Path) -> Any:
@@ -95,16 +67,22 @@ def read_foreign(path: Path) -> Any:
     Raises:
         UserError: one line, if the file is no such file or wants to run something.
     """
-    with _one_line(path, "file of weights"), zipfile.ZipFile(path) as archive:
+    with reading(path, "file of weights"):
+        return unpickle(path)
+
+
+def unpickle(path: Path) -> Any:
+    """What the pickle in a file describes, to be called within :func:`reading`."""
+    with zipfile.ZipFile(path) as archive:
         return _Reader(archive).load()
 
 
 @contextmanager
-def _one_line(path: Path, kind: str) -> Iterator[None]:
-    """Turns what goes wrong while a file is read into a UserError."""
+def reading(path: Path, kind: str) -> Iterator[None]:
+    """Turns what goes wrong while a file is read into a UserError that calls it a file of that kind."""
     try:
         yield
-    except _Refused as error:
+    except Refused as error:
         raise UserError(f"{path}: refused: {error}") from error
     except zipfile.BadZipFile as error:
         raise UserError(f"{path}: expected a checkpoint (a zip file), found something else or a damaged one") from error
@@ -113,13 +91,13 @@ def _one_line(path: Path, kind: str) -> Iterator[None]:
         raise UserError(f"{path}: not a readable {kind}: {reason}") from error
 
 
-class _Stub:
+class Stub:
     """Stands for an object of any class: swallows what it is made with, keeps the attributes it is given."""
 
     qualified_name = ""
     state: Any = None
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> _Stub:
+    def __new__(cls, *args: Any, **kwargs: Any) -> Stub:
         return object.__new__(cls)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -133,8 +111,8 @@ class _Storage:
         self.dtype = dtype
 
 
-def _stub_class(module: str, name: str) -> type[_Stub]:
-    return type("Stub", (_Stub,), {"qualified_name": f"{module}.{name}"})
+def _stub_class(module: str, name: str) -> type[Stub]:
+    return type("Stub", (Stub,), {"qualified_name": f"{module}.{name}"})
 
 
 def _inert(*_args: Any) -> None:
@@ -147,7 +125,7 @@ def _rebuild_parameter(data: Any, *_: Any) -> Any:
 
 def _encode(text: Any, encoding: Any = "latin1") -> bytes:
     if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
-        raise _Refused("_codecs.encode with unexpected arguments")
+        raise Refused("_codecs.encode with unexpected arguments")
     return text.encode("latin1")
 
 
@@ -160,18 +138,18 @@ class _Reader(pickle._Unpickler):  # the Python implementation: its REDUCE can b
         names = archive.namelist()
         for name in names:
             if archive.getinfo(name).compress_type != zipfile.ZIP_STORED:
-                raise _Refused(f"the member {name!r} is compressed, which torch never does")
+                raise Refused(f"the member {name!r} is compressed, which torch never does")
             if name.startswith("/") or "\\" in name or ".." in name.split("/"):
-                raise _Refused(f"the member {name!r} points outside of the archive")
+                raise Refused(f"the member {name!r} points outside of the archive")
         pickles = [name for name in names if re.fullmatch(r"[^/]+/data\.pkl", name)]
         if len(pickles) != 1:
-            raise _Refused(f"expected one data.pkl in the archive, found {len(pickles)}")
+            raise Refused(f"expected one data.pkl in the archive, found {len(pickles)}")
         self.prefix = pickles[0].removesuffix("data.pkl")
         if archive.getinfo(pickles[0]).file_size > MAX_PICKLE_BYTES:
-            raise _Refused(f"data.pkl is larger than {MAX_PICKLE_BYTES >> 20} MB")
+            raise Refused(f"data.pkl is larger than {MAX_PICKLE_BYTES >> 20} MB")
         order = f"{self.prefix}byteorder"
         if order in names and (archive.getinfo(order).file_size != 6 or archive.read(order) != b"little"):
-            raise _Refused("expected little-endian tensors")
+            raise Refused("expected little-endian tensors")
         self.archive = archive
         # Every value of a checkpoint is stored once: tensors that add up to more are a bomb.
         self.bytes_left = 2 * sum(info.file_size for info in archive.infolist())
@@ -209,17 +187,17 @@ class _Reader(pickle._Unpickler):  # the Python implementation: its REDUCE can b
     def persistent_load(self, pid: Any) -> Tensor:
         """Reads a storage from the archive."""
         if not (isinstance(pid, tuple) and len(pid) == 5 and pid[0] == "storage" and isinstance(pid[1], _Storage)):
-            raise _Refused("an unexpected kind of external data")
+            raise Refused("an unexpected kind of external data")
         _, storage_type, key, _, count = pid
         if not isinstance(key, str) or not key.isdigit() or not isinstance(count, int):
-            raise _Refused(f"a storage named {key!r}")
+            raise Refused(f"a storage named {key!r}")
         if key not in self.storages:
             member = f"{self.prefix}data/{key}"
             if member not in self.archive.NameToInfo:
-                raise _Refused(f"the storage {key} is missing")
+                raise Refused(f"the storage {key} is missing")
             size, expected = self.archive.getinfo(member).file_size, count * storage_type.dtype.itemsize
             if size != expected:
-                raise _Refused(f"the storage {key} has {size} bytes, expected {expected}")
+                raise Refused(f"the storage {key} has {size} bytes, expected {expected}")
             data = self.archive.read(member)
             self.storages[key] = torch.frombuffer(bytearray(data), dtype=storage_type.dtype) if data else torch.empty(0)
         return self.storages[key]
@@ -228,13 +206,13 @@ class _Reader(pickle._Unpickler):  # the Python implementation: its REDUCE can b
         if not isinstance(storage, Tensor) or not all(
             isinstance(value, int) and value >= 0 for value in (offset, *size, *stride)
         ):
-            raise _Refused("a tensor of impossible layout")
+            raise Refused("a tensor of impossible layout")
         last = offset + sum((side - 1) * step for side, step in zip(size, stride, strict=True))
         if math.prod(size) > storage.numel() or (math.prod(size) and last >= storage.numel()):
-            raise _Refused(f"a tensor of size {tuple(size)} reaches beyond its storage of {storage.numel()} values")
+            raise Refused(f"a tensor of size {tuple(size)} reaches beyond its storage of {storage.numel()} values")
         self.bytes_left -= math.prod(size) * storage.element_size()
         if self.bytes_left < 0:
-            raise _Refused("its tensors are larger than the file")
+            raise Refused("its tensors are larger than the file")
         return storage.as_strided(size, stride, offset).clone()
 
     def load_reduce(self) -> None:
@@ -242,80 +220,24 @@ class _Reader(pickle._Unpickler):  # the Python implementation: its REDUCE can b
         args = self.stack.pop()
         function = self.stack[-1]
         if not any(function is allowed for allowed in self.callable):
-            raise _Refused(f"it calls {getattr(function, 'qualified_name', function)}, which is not needed for weights")
+            raise Refused(f"it calls {getattr(function, 'qualified_name', function)}, which is not needed for weights")
         self.stack[-1] = function(*args)
 
     def load_obj(self) -> None:
         """OBJ, INST and BYTEARRAY8, which torch never writes; the last one allocates whatever it is told to."""
-        raise _Refused("a pickle instruction that torch never writes")
+        raise Refused("a pickle instruction that torch never writes")
 
     def load_build(self) -> None:
         """BUILD: gives an object its attributes. Stubs only keep them; an OrderedDict has none that matter."""
         state = self.stack.pop()
         target = self.stack[-1]
-        if isinstance(target, _Stub):
+        if isinstance(target, Stub):
             target.state = state
         elif not isinstance(target, OrderedDict):
-            raise _Refused(f"it sets attributes of a {type(target).__name__}")
+            raise Refused(f"it sets attributes of a {type(target).__name__}")
 
     dispatch[pickle.REDUCE[0]] = load_reduce
     dispatch[pickle.BUILD[0]] = load_build
     dispatch[pickle.OBJ[0]] = load_obj
     dispatch[pickle.INST[0]] = load_obj
     dispatch[pickle.BYTEARRAY8[0]] = load_obj
-
-
-def _interpret(checkpoint: Any) -> Yolov5Checkpoint:
-    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("ema") or checkpoint.get("model"), _Stub):
-        raise _Refused("expected a checkpoint with a 'model', as YOLOv5 saves it")
-    model = checkpoint.get("ema") or checkpoint["model"]
-    state = _attributes(model)
-    config = state.get("yaml")
-    if not isinstance(config, dict):
-        raise _Refused("the model does not carry its YAML; expected a YOLOv5 detection model")
-    config = {key: value for key, value in _plain(config).items() if isinstance(key, str)}
-    names = state.get("names", [])
-    names = tuple(str(names[key]) for key in sorted(names)) if isinstance(names, Mapping) else tuple(map(str, names))
-    tensors: dict[str, Tensor] = {}
-    norms: dict[str, tuple[float, float]] = {}
-    _collect(model, "", tensors, norms, depth=0)
-    if len(names) != config.get("nc"):
-        config["nc"] = len(names)
-    return Yolov5Checkpoint(config, names, tensors, norms)
-
-
-def _attributes(stub: _Stub) -> dict[str, Any]:
-    state = stub.state
-    if not isinstance(state, dict):
-        raise _Refused(f"{stub.qualified_name} without attributes")
-    return state
-
-
-def _collect(
-    module: _Stub, prefix: str, tensors: dict[str, Tensor], norms: dict[str, tuple[float, float]], *, depth: int
-) -> None:
-    """Walks ``_parameters``, ``_buffers`` and ``_modules`` as ``state_dict()`` would."""
-    if depth > 32:
-        raise _Refused("modules are nested too deeply")
-    state = _attributes(module)
-    for group in ("_parameters", "_buffers"):
-        for name, value in (state.get(group) or {}).items():
-            # Detect's anchor_grid and grid are caches of image sizes long gone.
-            if isinstance(value, Tensor) and name not in ("anchor_grid", "grid"):
-                tensors[f"{prefix}{name}"] = value
-    if module.qualified_name.startswith("torch.nn.modules.batchnorm."):
-        norms[prefix.removesuffix(".")] = (float(state["eps"]), float(state["momentum"]))
-    for name, child in (state.get("_modules") or {}).items():
-        if isinstance(child, _Stub):
-            _collect(child, f"{prefix}{name}.", tensors, norms, depth=depth + 1)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value if isinstance(value, str | int | float | bool | None) else str(value)
-
-
-__all__ = ["Yolov5Checkpoint", "read_foreign", "read_yolov5"]

@@ -10,7 +10,7 @@ import torch
 
 from yolorep.config import resources_dir
 from yolorep.models.detector import build_network
-from yolorep.models.published import (
+from yolorep.weights.layouts import (
     Family,
     Layout,
     detect_layout,

@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.models.test_published import AUTHORS
 from tests.randomize import randomize_
-from yolorep.engine.backbone_weights import load_backbone_weights
+from tests.weights.test_layouts import AUTHORS
 from yolorep.errors import UserError
 from yolorep.models.detector import build_network
 from yolorep.models.network import Network
-from yolorep.models.published import Layout, from_timm, timm_names
+from yolorep.weights.layouts import Layout, from_timm, timm_names
+from yolorep.weights.published import load_backbone_weights
 
 APPLE = AUTHORS["mobileone"]
 

@@ -18,10 +18,10 @@ from torch import nn
 from tests.models.test_parser import tiny
 from tests.randomize import randomize_
 from yolorep.engine.build import load_model
-from yolorep.engine.checkpoint import load_checkpoint, yolov5_names
-from yolorep.engine.yolov5_pt import read_yolov5
 from yolorep.errors import UserError
 from yolorep.models.detector import Detector, build_model
+from yolorep.weights.load import load_checkpoint
+from yolorep.weights.yolov5 import read_yolov5, yolov5_names
 
 HEADER = b"\x80\x02"
 

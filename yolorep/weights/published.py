@@ -14,12 +14,11 @@ import torch
 from torch import Tensor
 
 from yolorep.config import resources_dir
-from yolorep.engine.yolov5_pt import DAMAGE, read_foreign
 from yolorep.errors import UserError
 from yolorep.models.classifier import Classifier
 from yolorep.models.detector import build_network
 from yolorep.models.network import Network
-from yolorep.models.published import (
+from yolorep.weights.layouts import (
     Layout,
     detect_layout,
     from_timm,
@@ -29,6 +28,7 @@ from yolorep.models.published import (
     to_timm,
     unfused_file,
 )
+from yolorep.weights.pickles import DAMAGE, read_foreign
 
 ENDINGS = (".safetensors", ".pt", ".pth", ".pth.tar", ".bin")
 #: Endings by which a name is a file's, though of another kind, not a hub id.

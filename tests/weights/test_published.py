@@ -12,20 +12,25 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from tests.engine.published_files import config, network, published, same, saved
-from tests.models.test_published import AUTHORS, VARIANTS
 from tests.randomize import randomize_
-from yolorep.engine.backbone_weights import build_published, load_backbone_weights, read_published, recognize
+from tests.weights.published_files import config, network, published, same, saved
+from tests.weights.test_layouts import AUTHORS, VARIANTS
 from yolorep.engine.start import starting_model
 from yolorep.engine.train import train
 from yolorep.errors import UserError
 from yolorep.models.classifier import Classifier
 from yolorep.models.detector import Detector, build_network
-from yolorep.models.published import Layout, from_timm
 from yolorep.nn.conv import Normalize
 from yolorep.nn.expand import ExpandedConv
 from yolorep.nn.mobileone import BN_EPS, BN_MOMENTUM
 from yolorep.options import TrainOptions
+from yolorep.weights.layouts import Layout, from_timm
+from yolorep.weights.published import (
+    build_published,
+    load_backbone_weights,
+    read_published,
+    recognize,
+)
 
 
 def timm_model(name: str) -> nn.Module:

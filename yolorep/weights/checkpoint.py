@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import errno
-import warnings
-import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,15 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from yolorep.engine.yolov5_pt import DAMAGE, read_yolov5
 from yolorep.errors import UserError
 from yolorep.files import atomic_write
 from yolorep.models.classifier import Classifier
-from yolorep.models.detector import Detector, build_model, build_network
+from yolorep.models.detector import Detector, build_network
 from yolorep.models.network import Network
 from yolorep.models.parser import parse_config
-from yolorep.nn.conv import Conv, ConvBN
 from yolorep.nn.reparam import fused_form
+from yolorep.weights.pickles import DAMAGE
 
 FORMAT = "yolorep-1"
 
@@ -114,23 +111,12 @@ def save_checkpoint(
         raise OSError(errno.ENOSPC, "could not be written, probably a full disk", str(path)) from error
 
 
-def load_checkpoint(path: str | Path) -> Checkpoint:
-    """Reads our checkpoints and YOLOv5's; nothing in the file is run.
+def parse_checkpoint(content: Any, path: Path) -> Checkpoint:
+    """What :func:`save_checkpoint` wrote, checked.
 
     Raises:
-        UserError: one line, if the file is missing, damaged, or of another kind.
+        UserError: one line, if it is something else or incomplete.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; expected weights (.pt)")
-    if not zipfile.is_zipfile(path):
-        raise UserError(f"{path}: expected a checkpoint (a zip file), found something else or a damaged one")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about files that are refused below anyway
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except (*DAMAGE, OSError):
-        return _from_yolov5(path)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         found = content.get("format", "another") if isinstance(content, dict) else type(content).__name__
         raise UserError(f"{path}: expected a checkpoint of format {FORMAT!r}, found {found!r}")
@@ -209,9 +195,9 @@ def load_strictly(model: nn.Module, weights: Mapping[str, Tensor], *, source: st
 def bn_values(model: Network) -> dict[str, tuple[float, float]]:
     """(eps, momentum) of every BatchNorm where they differ from what building the model sets."""
     with torch.device("meta"):
-        fresh = dict(_norms(build_network(model.config)))
+        fresh = dict(norms_of(build_network(model.config)))
     values = {}
-    for name, norm in _norms(model):
+    for name, norm in norms_of(model):
         momentum = norm.momentum if norm.momentum is not None else 0.0
         if name in fresh and (norm.eps, norm.momentum) != (fresh[name].eps, fresh[name].momentum):
             values[name] = (norm.eps, momentum)
@@ -220,48 +206,12 @@ def bn_values(model: Network) -> dict[str, tuple[float, float]]:
 
 def set_bn_values(model: nn.Module, values: Mapping[str, tuple[float, float]]) -> None:
     """Gives the BatchNorms named their (eps, momentum)."""
-    norms = dict(_norms(model))
+    norms = dict(norms_of(model))
     for name, (eps, momentum) in values.items():
         if name in norms:
             norms[name].eps, norms[name].momentum = eps, momentum
 
 
-def yolov5_names(model: nn.Module) -> dict[str, str]:
-    """Our name of every tensor to YOLOv5's.
-
-    YOLOv5's Conv holds convolution and norm itself; ours holds them in a unit called ``conv``.
-    """
-    renamed = {}
-    units = [f"{name}." if name else "" for name, m in model.named_modules() if isinstance(m, Conv)]
-    for unit in units:
-        if isinstance(model.get_submodule(f"{unit}conv"), ConvBN):
-            renamed[f"{unit}conv.conv."] = f"{unit}conv."
-            renamed[f"{unit}conv.bn."] = f"{unit}bn."
-    names = {}
-    for name in model.state_dict():
-        unit, _, leaf = name.rpartition(".")
-        names[name] = renamed[f"{unit}."] + leaf if f"{unit}." in renamed else name
-    return names
-
-
-def _from_yolov5(path: Path) -> Checkpoint:
-    foreign = read_yolov5(path)
-    model = build_model(parse_config(foreign.config, source=str(path)), names=foreign.names)
-    ours = yolov5_names(model)
-    theirs = {name: mine for mine, name in ours.items()}
-    norms = dict(_norms(model))
-    bn = {}
-    for name, values in foreign.bn.items():
-        mine = theirs.get(f"{name}.weight", "").removesuffix(".weight")
-        if mine in norms and values != (norms[mine].eps, norms[mine].momentum):
-            bn[mine] = values
-    weights = {theirs.get(name, name): _float(tensor) for name, tensor in foreign.state_dict.items()}
-    return Checkpoint(path, model.config.to_dict(), foreign.names, weights, bn=bn)
-
-
-def _norms(model: nn.Module) -> list[tuple[str, nn.BatchNorm2d]]:
+def norms_of(model: nn.Module) -> list[tuple[str, nn.BatchNorm2d]]:
+    """Every BatchNorm by its name."""
     return [(name, module) for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)]
-
-
-def _float(tensor: Tensor) -> Tensor:
-    return tensor.float() if tensor.is_floating_point() else tensor

@@ -14,11 +14,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from tests.engine.published_files import network, published, refused, same, saved
-from tests.models.test_published import AUTHORS
-from yolorep.engine.backbone_weights import load_backbone_weights
-from yolorep.engine.checkpoint import save_checkpoint
-from yolorep.models.published import Layout
+from tests.weights.published_files import network, published, refused, same, saved
+from tests.weights.test_layouts import AUTHORS
+from yolorep.weights.checkpoint import save_checkpoint
+from yolorep.weights.layouts import Layout
+from yolorep.weights.published import load_backbone_weights
 
 
 def test_another_family(tmp_path: Path) -> None:
