@@ -16,9 +16,9 @@ from yolorep.data.catalog import load_data_config
 from yolorep.data.dataset import DetectionDataset
 from yolorep.data.scan import load_annotations
 from yolorep.engine import val as module
-from yolorep.engine.evaluator import evaluate
 from yolorep.engine.val import val
 from yolorep.errors import UserError
+from yolorep.evaluation.evaluator import evaluate
 from yolorep.options import ValOptions
 
 SIZES = [(240, 320), (320, 240), (300, 300), (90, 320), (480, 640), (200, 133), (33, 47)]

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from yolorep.console import say
 from yolorep.engine.trainer import Callback, EpochResult, TrainBatch, Trainer
+from yolorep.evaluation.metrics import METRICS
 from yolorep.files import write_text
-from yolorep.metrics import METRICS
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -175,13 +175,13 @@ class Plots(Callback):
     def on_batch(self, trainer: Trainer, batch: TrainBatch, iteration: int) -> None:
         """Draw the first batch."""
         if iteration == 0:
-            from yolorep.engine.grids import plot_batch
+            from yolorep.plots.grids import plot_batch
 
             plot_batch(batch.images, batch.targets, self.annotations.names, self.folder / "train_batch.jpg")
 
     def on_end(self, trainer: Trainer) -> None:
         """Draw the curves and the labels."""
-        from yolorep.engine.plots import plot_labels, plot_results
+        from yolorep.plots.curves import plot_labels, plot_results
 
         boxes = self.annotations.boxes
         plot_labels(boxes[:, 0], boxes[:, 1:], self.annotations.names, self.folder / "labels.png")

@@ -25,8 +25,6 @@ from yolorep.engine.build import HEADS, load_backend
 from yolorep.engine.callbacks import Announcer, Checkpoints, Plots, ResultsTable, TensorBoardLog
 from yolorep.engine.device import autocast_dtype, select_device
 from yolorep.engine.ema import ModelEma
-from yolorep.engine.evaluation_plots import plot_evaluation
-from yolorep.engine.evaluator import evaluate
 from yolorep.engine.image_size import fit_image_size
 from yolorep.engine.memory import keep_freed_memory
 from yolorep.engine.optim import Schedule, build_optimizer
@@ -41,8 +39,10 @@ from yolorep.engine.resume import (
 )
 from yolorep.engine.start import freeze_layers, set_bn_momentum, starting_model
 from yolorep.engine.trainer import Callback, MultiScale, Trainer
-from yolorep.engine.val import metrics_dict, table
 from yolorep.errors import UserError, YolorepError, suggest
+from yolorep.evaluation.evaluator import evaluate
+from yolorep.evaluation.pictures import plot_evaluation
+from yolorep.evaluation.report import metrics_dict, table
 from yolorep.files import new_run_dir, write_text
 from yolorep.formats.pytorch import TorchBackend
 from yolorep.losses.terms import LossTerms

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from yolorep.detections import Detections
-from yolorep.metrics import METRICS, CocoMetric
+from yolorep.evaluation.metrics import METRICS, CocoMetric
 
 NAMES, CATEGORIES = ("cat", "dog"), (7, 3)
 

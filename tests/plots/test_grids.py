@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from yolorep.detections import Detections
-from yolorep.engine.grids import plot_batch, plot_predictions
 from yolorep.media.draw import class_colour
+from yolorep.plots.grids import plot_batch, plot_predictions
 
 NAMES = ("cat", "dog")
 

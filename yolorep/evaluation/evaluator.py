@@ -12,8 +12,8 @@ from yolorep.console import progress
 from yolorep.data.dataset import DetectionDataset
 from yolorep.data.loader import eval_loader
 from yolorep.detections import Detections
+from yolorep.evaluation.metrics import CocoMetric, CocoResult
 from yolorep.formats.base import Backend
-from yolorep.metrics import CocoMetric, CocoResult
 from yolorep.ops.nms import nms
 
 

@@ -9,14 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from yolorep.detections import Detections
-from yolorep.engine.plots import (
-    confusion_matrix,
+from yolorep.errors import UserError
+from yolorep.evaluation.confusion import confusion_matrix
+from yolorep.plots.curves import (
     plot_confusion_matrix,
     plot_labels,
     plot_pr_curve,
     plot_results,
 )
-from yolorep.errors import UserError
 
 HEADER = "epoch,train/box,train/obj,train/cls,AP,AP50,AP75,APs,APm,APl,lr/bias,lr/weight,lr/norm,seconds\n"
 

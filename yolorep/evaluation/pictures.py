@@ -9,9 +9,10 @@ import numpy as np
 
 from yolorep.data.dataset import DetectionDataset
 from yolorep.data.image import ImageError, read_image
-from yolorep.engine.evaluator import Evaluation
-from yolorep.engine.grids import plot_predictions
-from yolorep.engine.plots import confusion_matrix, plot_confusion_matrix, plot_pr_curve
+from yolorep.evaluation.confusion import confusion_matrix
+from yolorep.evaluation.evaluator import Evaluation
+from yolorep.plots.curves import plot_confusion_matrix, plot_pr_curve
+from yolorep.plots.grids import plot_predictions
 
 #: Images shown beside their labels.
 SHOWN = 8
