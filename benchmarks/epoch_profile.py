@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from peers.machine import machine, versions
 
-from yolorep.engine.device import PRECISIONS
+from yolorep.device import PRECISIONS
 from yolorep.engine.memory import keep_freed_memory
 from yolorep.engine.train import build_trainer, create_folder, new_run
 from yolorep.engine.trainer import Trainer

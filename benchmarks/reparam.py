@@ -26,7 +26,7 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
-from yolorep.engine.build import load_model
+from yolorep.inference.open import load_model
 from yolorep.models.classifier import Classifier
 from yolorep.models.detector import build_network
 from yolorep.models.heads.raw import Raw

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from yolorep.detections import Detections as Detections
-    from yolorep.engine.build import load_model as load_model
-    from yolorep.engine.predictor import Predictor as Predictor
+    from yolorep.inference.open import load_model as load_model
+    from yolorep.inference.predictor import Predictor as Predictor
     from yolorep.models.detector import build_model as build_model
     from yolorep.nn.reparam import fuse as fuse
 
@@ -23,10 +23,10 @@ __version__ = "0.1.0"
 # Imported on first use, so that `import yolorep` and `yolorep --help` do not wait for torch.
 _PUBLIC = {
     "Detections": "yolorep.detections",
-    "Predictor": "yolorep.engine.predictor",
+    "Predictor": "yolorep.inference.predictor",
     "build_model": "yolorep.models.detector",
     "fuse": "yolorep.nn.reparam",
-    "load_model": "yolorep.engine.build",
+    "load_model": "yolorep.inference.open",
 }
 __all__ = ["Detections", "Predictor", "build_model", "fuse", "load_model"]
 

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.engine.white_box import WhiteBoxBackend
+from tests.inference.white_box import WhiteBoxBackend
 from tests.media.files import make_image, probe_video, write_image, write_video
 from yolorep.engine import detect as module
-from yolorep.engine import predictor
 from yolorep.engine.detect import detect
 from yolorep.errors import UserError
+from yolorep.inference import predictor
 from yolorep.options import DetectOptions
 
 Run = Callable[..., Path | None]

@@ -13,10 +13,10 @@ from torch import nn
 
 from tests.engine.toy_run import MODEL, options, same_weights, stop_at
 from tests.randomize import randomize_
-from yolorep.engine.build import load_model
 from yolorep.engine.start import starting_model
 from yolorep.engine.train import read_options, train
 from yolorep.errors import UserError
+from yolorep.inference.open import load_model
 from yolorep.models.detector import Detector, build_model
 from yolorep.models.parser import parse_config
 from yolorep.nn.expand import ExpandedConv, expand

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from tests.engine.white_box import WhiteBoxBackend
+from tests.inference.white_box import WhiteBoxBackend
 from yolorep.cli import main
 from yolorep.data.catalog import load_data_config
 from yolorep.data.dataset import DetectionDataset

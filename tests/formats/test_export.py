@@ -10,7 +10,6 @@ import torch
 from tests.formats.conftest import NAMES, SIZE, tiny_model
 from yolorep.cli import main
 from yolorep.commands.export import export
-from yolorep.engine.build import load_backend
 from yolorep.errors import ExportError, UserError
 from yolorep.formats import FORMATS, load_format
 from yolorep.formats.base import Format
@@ -18,6 +17,7 @@ from yolorep.formats.metadata import Metadata
 from yolorep.formats.pytorch import TorchBackend
 from yolorep.formats.samples import sample_batches
 from yolorep.formats.write import input_shapes, write_checked
+from yolorep.inference.open import load_backend
 from yolorep.nn.reparam import fuse
 from yolorep.options import ExportOptions
 

@@ -13,13 +13,13 @@ from torch import nn
 
 from yolorep.commands.export import export
 from yolorep.config import resources_dir
-from yolorep.engine.build import load_backend, load_model
 from yolorep.formats import FORMATS, load_format
 from yolorep.formats.base import Deployed
 from yolorep.formats.metadata import Metadata
 from yolorep.formats.pytorch import TorchBackend
 from yolorep.formats.samples import sample_batches
 from yolorep.formats.verify import compare
+from yolorep.inference.open import load_backend, load_model
 from yolorep.models.detector import build_model, build_network
 from yolorep.models.parser import load_config
 from yolorep.nn.reparam import fuse

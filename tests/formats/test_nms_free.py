@@ -9,10 +9,10 @@ import torch
 
 from tests.randomize import randomize_
 from yolorep.commands.export import export
-from yolorep.engine.build import load_backend
-from yolorep.engine.predictor import Predictor
 from yolorep.errors import UserError
 from yolorep.formats.pytorch import TorchBackend
+from yolorep.inference.open import load_backend
+from yolorep.inference.predictor import Predictor
 from yolorep.models.detector import Detector, build_model
 from yolorep.nn.reparam import count_parameters, fuse
 from yolorep.options import ExportOptions

@@ -12,8 +12,8 @@ from torch import nn
 
 from tests.models.test_parser import tiny
 from tests.randomize import randomize_
-from yolorep.engine.build import load_backend, load_model
 from yolorep.errors import UserError
+from yolorep.inference.open import load_backend, load_model
 from yolorep.models.detector import Detector, build_model
 from yolorep.nn.reparam import fuse
 from yolorep.weights.checkpoint import bn_values, save_checkpoint

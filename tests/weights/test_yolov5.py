@@ -17,8 +17,8 @@ from torch import nn
 
 from tests.models.test_parser import tiny
 from tests.randomize import randomize_
-from yolorep.engine.build import load_model
 from yolorep.errors import UserError
+from yolorep.inference.open import load_model
 from yolorep.models.detector import Detector, build_model
 from yolorep.weights.load import load_checkpoint
 from yolorep.weights.yolov5 import read_yolov5, yolov5_names

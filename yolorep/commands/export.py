@@ -9,15 +9,15 @@ from pathlib import Path
 
 import yolorep
 from yolorep.console import say
-from yolorep.engine.build import load_model
-from yolorep.engine.device import select_device
-from yolorep.engine.image_size import fit_image_size
+from yolorep.device import select_device
 from yolorep.errors import UserError, suggest
 from yolorep.formats import FORMATS, load_format
 from yolorep.formats.base import Format
 from yolorep.formats.metadata import Metadata
 from yolorep.formats.samples import sample_batches
 from yolorep.formats.write import input_shapes, write_checked
+from yolorep.inference.open import load_model
+from yolorep.models.image_size import fit_image_size
 from yolorep.nn.reparam import fuse
 from yolorep.options import ExportOptions
 

@@ -20,6 +20,7 @@ from yolorep.data import transforms
 from yolorep.data.dataset import DetectionDataset, resized_shape
 from yolorep.errors import UserError
 from yolorep.ops.letterbox import LetterBox, rect_shape
+from yolorep.ops.prepare import write_rgb
 
 B = TypeVar("B")
 
@@ -108,7 +109,7 @@ class _TrainBatches:
         for position, index in enumerate(key.indices):
             rng = np.random.default_rng([self.seed, key.epoch, index])
             image, boxes = self._augment(index, rng, key.shape, mosaic=key.mosaic)
-            transforms.write_rgb(image, images[position])
+            write_rgb(image, images[position])
             rows = np.empty((len(boxes), 6), np.float32)
             rows[:, 0] = position
             rows[:, 1:] = transforms.to_normalized(boxes, key.shape)
@@ -320,7 +321,7 @@ class _EvalBatches:
         for position, index in enumerate(key.indices):
             height, width = self.dataset.annotations.sizes[index].tolist()
             box = eval_letterbox((height, width), key.shape, image_size=self.dataset.image_size)
-            transforms.write_rgb(box.apply(self.dataset.load_image(index)), images[position])
+            write_rgb(box.apply(self.dataset.load_image(index)), images[position])
             letterboxes.append(box)
         return EvalBatch(torch.from_numpy(images), key.indices, letterboxes)
 

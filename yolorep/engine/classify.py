@@ -12,11 +12,12 @@ import torchvision.transforms.v2.functional as transforms
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 
-from yolorep.engine.device import select_device
+from yolorep.device import select_device
 from yolorep.errors import UserError
 from yolorep.media.sources import Frame, Unreadable, open_source
 from yolorep.models.classifier import Classifier
 from yolorep.nn.reparam import fuse
+from yolorep.ops.prepare import to_tensor
 from yolorep.options import ClassifyOptions
 from yolorep.weights.checkpoint import is_checkpoint
 from yolorep.weights.load import load_checkpoint
@@ -108,8 +109,7 @@ def preprocessing(model: Classifier, *, size: int | None = None) -> Preprocessin
 
 @torch.inference_mode()
 def _classify(model: Classifier, frame: Frame, prepare: Preprocessing, *, device: torch.device) -> dict[str, Any]:
-    image = torch.from_numpy(frame.image[..., ::-1].copy()).permute(2, 0, 1)  # BGR to RGB
-    logits = model(prepare(image)[None].to(device).float() / 255)[0]
+    logits = model(prepare(to_tensor([frame.image])[0])[None].to(device).float() / 255)[0]
     values, indices = logits.softmax(0).topk(min(TOP, len(model.names)))
     top = [[model.names[i], round(p, 4)] for p, i in zip(values.tolist(), indices.tolist(), strict=True)]
     return {"path": frame.path, "frame": frame.index, "top": top}

@@ -12,9 +12,9 @@ from pathlib import Path
 from yolorep.console import progress, say
 from yolorep.data.catalog import load_data_config
 from yolorep.detections import Detections
-from yolorep.engine.predictor import Predictor, Timing
 from yolorep.errors import UserError
 from yolorep.files import new_run_dir
+from yolorep.inference.predictor import Predictor, Timing
 from yolorep.media.draw import draw
 from yolorep.media.sinks import (
     CropSink,

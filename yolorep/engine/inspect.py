@@ -11,11 +11,11 @@ import torch
 from torch import nn
 
 from yolorep.console import say
-from yolorep.engine.image_size import fit_image_size
 from yolorep.errors import UserError
 from yolorep.models.classifier import Classifier
 from yolorep.models.detector import Detector, build_network
 from yolorep.models.heads.raw import Raw
+from yolorep.models.image_size import fit_image_size
 from yolorep.models.network import Network
 from yolorep.nn.flops import count_flops
 from yolorep.nn.registry import ROW_TYPES

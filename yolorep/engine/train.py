@@ -20,12 +20,11 @@ from yolorep.data.catalog import load_data_config
 from yolorep.data.dataset import DetectionDataset
 from yolorep.data.loader import Batch, TrainLoader, train_loader
 from yolorep.data.scan import load_annotations
+from yolorep.device import autocast_dtype, select_device
 from yolorep.engine.autoanchor import object_sizes
-from yolorep.engine.build import HEADS, load_backend
+from yolorep.engine.build import HEADS
 from yolorep.engine.callbacks import Announcer, Checkpoints, Plots, ResultsTable, TensorBoardLog
-from yolorep.engine.device import autocast_dtype, select_device
 from yolorep.engine.ema import ModelEma
-from yolorep.engine.image_size import fit_image_size
 from yolorep.engine.memory import keep_freed_memory
 from yolorep.engine.optim import Schedule, build_optimizer
 from yolorep.engine.recipe import describe, ema_updates, mosaic_epochs
@@ -45,9 +44,11 @@ from yolorep.evaluation.pictures import plot_evaluation
 from yolorep.evaluation.report import metrics_dict, table
 from yolorep.files import new_run_dir, write_text
 from yolorep.formats.pytorch import TorchBackend
+from yolorep.inference.open import load_backend
 from yolorep.losses.terms import LossTerms
 from yolorep.models.detector import Detector
 from yolorep.models.heads.raw import Raw
+from yolorep.models.image_size import fit_image_size
 from yolorep.options import TrainOptions
 from yolorep.weights.checkpoint import Checkpoint, save_checkpoint
 from yolorep.weights.load import load_checkpoint

@@ -11,9 +11,7 @@ from yolorep.console import say
 from yolorep.data.catalog import load_data_config
 from yolorep.data.dataset import DetectionDataset
 from yolorep.data.scan import load_annotations
-from yolorep.engine.build import load_backend
-from yolorep.engine.device import select_device
-from yolorep.engine.image_size import fit_image_size
+from yolorep.device import select_device
 from yolorep.errors import UserError
 from yolorep.evaluation.evaluator import Evaluation, evaluate
 from yolorep.evaluation.pictures import plot_evaluation
@@ -21,7 +19,9 @@ from yolorep.evaluation.report import metrics_dict, table
 from yolorep.files import new_run_dir, write_text
 from yolorep.formats.base import Backend
 from yolorep.formats.tta import TTA
+from yolorep.inference.open import load_backend
 from yolorep.media.sinks import OutputNames, yolo_text
+from yolorep.models.image_size import fit_image_size
 from yolorep.options import ValOptions
 from yolorep.weights.load import load_checkpoint
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from yolorep.data.loader import eval_loader
 from yolorep.detections import Detections
 from yolorep.evaluation.metrics import CocoMetric, CocoResult
 from yolorep.formats.base import Backend
-from yolorep.ops.nms import nms
+from yolorep.ops.prepare import to_detections
 
 
 @dataclass(frozen=True)
@@ -75,17 +75,19 @@ def evaluate(
         waited = time.perf_counter()
         decoded = backend(batch.images)
         inferred = time.perf_counter()
-        kept = nms(
+        kept = to_detections(
             decoded,
+            batch.letterboxes,
             confidence=confidence,
             iou=None if backend.nms_free else iou,
             max_detections=max_detections,
             multi_label=not single_class,
             class_agnostic=single_class,
         )
-        for index, letterbox, detections in zip(batch.indices, batch.letterboxes, kept, strict=True):
-            class_id = np.zeros_like(detections.class_id) if single_class else detections.class_id
-            found[index] = Detections(letterbox.undo(detections.xyxy), detections.confidence, class_id)
+        for index, detections in zip(batch.indices, kept, strict=True):
+            if single_class:
+                detections = replace(detections, class_id=np.zeros_like(detections.class_id))
+            found[index] = detections
         done = time.perf_counter()
         seconds["preprocess"] += waited - mark
         seconds["inference"] += inferred - waited

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -16,6 +15,7 @@ from yolorep.data.image import IMAGE_SUFFIXES, ImageError, read_image
 from yolorep.data.shapes import render_image
 from yolorep.errors import UserError
 from yolorep.ops.letterbox import LetterBox
+from yolorep.ops.prepare import letterboxed
 
 #: Small, and rendered where needed: an export can be checked without any data set.
 DEFAULT_DATA = "data/shapes.yaml"
@@ -41,10 +41,8 @@ def sample_batches(shapes: Sequence[tuple[int, int, int]], *, data: str | None =
     images = itertools.cycle(found)
     batches = []
     for batch, height, width in shapes:
-        inputs = [
-            LetterBox.plan(image.shape[:2], (height, width)).apply(image) for image in itertools.islice(images, batch)
-        ]
-        batches.append(torch.from_numpy(np.stack(inputs)[..., ::-1].transpose(0, 3, 1, 2).copy()))
+        chosen = list(itertools.islice(images, batch))
+        batches.append(letterboxed(chosen, [LetterBox.plan(image.shape[:2], (height, width)) for image in chosen]))
     return batches
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from yolorep.engine.device import autocast_dtype, select_device
+from yolorep.device import autocast_dtype, select_device
 from yolorep.errors import UserError
 
 

@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.engine.white_box import WhiteBoxBackend
+from tests.inference.white_box import WhiteBoxBackend
 from tests.media.files import make_image, write_image
 from yolorep.detections import Detections
-from yolorep.engine import predictor as module
-from yolorep.engine.predictor import Predictor, Timing
 from yolorep.errors import UserError
+from yolorep.inference import predictor as module
+from yolorep.inference.predictor import Predictor, Timing
 
 
 @pytest.mark.parametrize(

@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import overload
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from yolorep.data.image import ImageError, read_image
 from yolorep.detections import Detections
-from yolorep.engine.build import load_backend
-from yolorep.engine.device import select_device
+from yolorep.device import select_device
 from yolorep.errors import UserError
 from yolorep.formats.base import Backend
 from yolorep.formats.pytorch import TorchBackend
 from yolorep.formats.tta import TTA
+from yolorep.inference.open import load_backend
 from yolorep.models.detector import Detector
 from yolorep.ops.letterbox import LetterBox, rect_shape, round_up
-from yolorep.ops.nms import nms
+from yolorep.ops.prepare import letterboxed, to_detections
 
 Image = NDArray[np.uint8]
 
@@ -170,19 +169,18 @@ class Predictor:
         source = image.shape[0], image.shape[1]
         target = self._backend.image_size or rect_shape(source, self.image_size, self._backend.stride, pad=0)
         letterbox = LetterBox.plan(source, target)
-        rgb = letterbox.apply(image)[..., ::-1].transpose(2, 0, 1)
-        batch = torch.from_numpy(np.ascontiguousarray(rgb))[None]
+        batch = letterboxed([image], [letterbox])
         prepared = time.perf_counter()
         decoded = self._backend(batch)
         inferred = time.perf_counter()
-        (detections,) = nms(
+        (detections,) = to_detections(
             decoded,
+            [letterbox],
             confidence=self._confidence,
             iou=None if self._backend.nms_free else self._iou,
             max_detections=self._max_detections,
             class_agnostic=self._agnostic_nms,
             classes=self._classes,
         )
-        detections = replace(detections, xyxy=letterbox.undo(detections.xyxy))
         self.timing = Timing(prepared - start, inferred - prepared, time.perf_counter() - inferred)
         return detections
