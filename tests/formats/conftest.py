@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from yolorep.commands.export import export
+from yolorep.commands.export import run as export
 from yolorep.models.detector import Detector, build_model
 from yolorep.options import ExportOptions
 from yolorep.weights.checkpoint import save_checkpoint

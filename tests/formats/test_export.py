@@ -9,7 +9,7 @@ import torch
 
 from tests.formats.conftest import NAMES, SIZE, tiny_model
 from yolorep.cli import main
-from yolorep.commands.export import export
+from yolorep.commands.export import run as export
 from yolorep.errors import ExportError, UserError
 from yolorep.formats import FORMATS, load_format
 from yolorep.formats.base import Format

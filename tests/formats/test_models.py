@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from yolorep.commands.export import export
+from yolorep.commands.export import run as export
 from yolorep.config import resources_dir
 from yolorep.formats import FORMATS, load_format
 from yolorep.formats.base import Deployed

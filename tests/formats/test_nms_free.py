@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.randomize import randomize_
-from yolorep.commands.export import export
+from yolorep.commands.export import run as export
 from yolorep.errors import UserError
 from yolorep.formats.pytorch import TorchBackend
 from yolorep.inference.open import load_backend

@@ -15,8 +15,6 @@ from torch import Tensor, nn
 from tests.randomize import randomize_
 from tests.weights.published_files import config, network, published, same, saved
 from tests.weights.test_layouts import AUTHORS, VARIANTS
-from yolorep.engine.start import starting_model
-from yolorep.engine.train import train
 from yolorep.errors import UserError
 from yolorep.models.classifier import Classifier
 from yolorep.models.detector import Detector, build_network
@@ -24,6 +22,8 @@ from yolorep.nn.conv import Normalize
 from yolorep.nn.expand import ExpandedConv
 from yolorep.nn.mobileone import BN_EPS, BN_MOMENTUM
 from yolorep.options import TrainOptions
+from yolorep.training.run import train
+from yolorep.training.start import starting_model
 from yolorep.weights.layouts import Layout, from_timm
 from yolorep.weights.published import (
     build_published,

@@ -25,7 +25,7 @@ from yolorep.options import ExportOptions
 ELSEWHERE = ("openvino", "engine", "coreml", "saved_model", "pb", "tflite", "edgetpu", "tfjs", "paddle")
 
 
-def export(options: ExportOptions) -> list[Path]:
+def run(options: ExportOptions) -> list[Path]:
     """Exports the fused form of a model, with its decoding, and checks every file against PyTorch.
 
     The files are written beside the weights: ``best.pt`` gives ``best.onnx``.

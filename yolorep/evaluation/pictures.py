@@ -6,9 +6,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from yolorep.data.dataset import DetectionDataset
 from yolorep.data.image import ImageError, read_image
+from yolorep.detections import Detections
 from yolorep.evaluation.confusion import confusion_matrix
 from yolorep.evaluation.evaluator import Evaluation
 from yolorep.plots.curves import plot_confusion_matrix, plot_pr_curve
@@ -29,7 +31,9 @@ def plot_evaluation(evaluation: Evaluation, dataset: DetectionDataset, folder: P
     names = annotations.names
     truth = annotations.truth
     matrix = np.zeros((len(names) + 1, len(names) + 1), np.int64)
-    images, labels, shown = [], [], []
+    images: list[NDArray[np.uint8]] = []
+    labels: list[tuple[NDArray[np.float32], NDArray[np.int64]]] = []
+    shown: list[Detections] = []
     for index, detections in enumerate(evaluation.detections):
         objects = slice(*np.searchsorted(truth.image, [index, index + 1]))
         solid = ~truth.crowd[objects]

@@ -10,7 +10,8 @@ from yolorep.errors import UserError, suggest
 from yolorep.formats import formats_by_suffix
 from yolorep.formats.base import Backend
 from yolorep.formats.pytorch import TorchBackend
-from yolorep.models.detector import Detector
+from yolorep.models.classifier import Classifier
+from yolorep.models.detector import Detector, build_network
 from yolorep.nn.reparam import fuse
 from yolorep.weights.load import load_checkpoint
 
@@ -76,3 +77,17 @@ def load_backend(
     if nms_free and not exported.nms_free:
         raise UserError(f"--nms-free: expected a file exported with --nms-free, found {path}, which needs NMS")
     return exported
+
+
+def load_network(weights: str | None, cfg: str | None) -> tuple[Detector | Classifier, str]:
+    """The model in a checkpoint or of a model file, and the data set it was trained on if that is known.
+
+    Raises:
+        UserError: if both are given or neither is, or it cannot be had.
+    """
+    if bool(weights) == bool(cfg):
+        raise UserError("expected either --weights or --cfg" + (", found both" if weights else ", found neither"))
+    if weights:
+        checkpoint = load_checkpoint(weights)
+        return checkpoint.build(), checkpoint.data
+    return build_network(cfg or "").eval(), ""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from yolorep.console import say
+from yolorep.models.detector import Detector
+from yolorep.models.network import Network
 from yolorep.ops.letterbox import round_up
 
 
@@ -12,3 +14,15 @@ def fit_image_size(size: int, stride: int) -> int:
     if fitted != size:
         say(f"--imgsz {size}: rounded up to {fitted}, a multiple of the largest stride {stride}")
     return fitted
+
+
+def counted_size(model: Network, size: int | None, *, quiet: bool = False) -> int:
+    """The image size that a model's operations are counted at: ``size``, or what is usual for its kind.
+
+    Args:
+        model: the model.
+        size: ``--imgsz``, rounded up to a multiple of the largest stride; None for 640, and 224 for a classifier.
+        quiet: do not say that it was rounded.
+    """
+    size = size or (640 if isinstance(model, Detector) else 224)
+    return round_up(size, model.max_stride) if quiet else fit_image_size(size, model.max_stride)

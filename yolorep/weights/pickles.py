@@ -133,6 +133,7 @@ class _Reader(pickle._Unpickler):  # the Python implementation: its REDUCE can b
     """Unpickles into tensors, plain values and stubs."""
 
     dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)
+    stack: list[Any]
 
     def __init__(self, archive: zipfile.ZipFile) -> None:
         names = archive.namelist()
