@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
-
-import numpy as np
 
 from yolorep.console import progress
 from yolorep.data.dataset import DetectionDataset
 from yolorep.data.loader import eval_loader
 from yolorep.detections import Detections
+from yolorep.evaluation.confusion import ConfidenceCurves, confidence_curves
 from yolorep.evaluation.metrics import CocoMetric, CocoResult
 from yolorep.formats.base import Backend
+from yolorep.options import DetectOptions
 from yolorep.ops.prepare import to_detections
 
 
@@ -23,14 +23,20 @@ class Evaluation:
 
     Attributes:
         coco: pycocotools' numbers.
+        curves: precision, recall and F1 over confidence.
         detections: of each image of the data set, boxes in its own pixels.
+        detected: the same at the settings that ``detect`` has by default. The candidates it suppresses are those of the
+            network, not what is left of them in ``detections``: it is what ``detect`` finds in an image of the same
+            letterbox shape.
         results: the same in COCO's result form, with the data set's own ids.
         speed: milliseconds an image waiting for images (``preprocess``), in the network and its decoding
             (``inference``), and in ``nms``.
     """
 
     coco: CocoResult
+    curves: ConfidenceCurves
     detections: list[Detections]
+    detected: list[Detections]
     results: list[dict[str, Any]]
     speed: dict[str, float]
 
@@ -75,27 +81,33 @@ def evaluate(
         pad=backend.geometry.pad,
         workers=workers,
     )
-    found = [Detections.empty()] * len(dataset)
+    found, detected = ([Detections.empty()] * len(dataset) for _ in range(2))
     seconds = {"preprocess": 0.0, "inference": 0.0, "nms": 0.0}
     mark = time.perf_counter()
     for batch in progress(loader, desc=description, unit="batch"):
         waited = time.perf_counter()
         decoded = backend(batch.images)
         inferred = time.perf_counter()
+        if single_class:
+            decoded = decoded._replace(scores=decoded.scores.amax(dim=2, keepdim=True))
         kept = to_detections(
             decoded,
             batch.letterboxes,
             confidence=confidence,
             iou=None if backend.nms_free else iou,
             max_detections=max_detections,
-            multi_label=not single_class,
-            class_agnostic=single_class,
+            multi_label=True,
         )
-        for index, detections in zip(batch.indices, kept, strict=True):
-            if single_class:
-                detections = replace(detections, class_id=np.zeros_like(detections.class_id))
-            found[index] = detections
         done = time.perf_counter()
+        shown = to_detections(
+            decoded,
+            batch.letterboxes,
+            confidence=DetectOptions.conf_thres,
+            iou=None if backend.nms_free else DetectOptions.iou_thres,
+            max_detections=DetectOptions.max_det,
+        )
+        for index, *both in zip(batch.indices, kept, shown, strict=True):
+            found[index], detected[index] = both
         seconds["preprocess"] += waited - mark
         seconds["inference"] += inferred - waited
         seconds["nms"] += done - inferred
@@ -103,4 +115,6 @@ def evaluate(
     for index, detections in enumerate(found):
         metric.update(annotations.image_id(index), detections)
     speed = {name: value * 1000 / max(len(dataset), 1) for name, value in seconds.items()}
-    return Evaluation(metric.compute(), found, metric.results, speed)
+    coco = metric.compute()
+    curves = confidence_curves(coco.matches, lowest=confidence)
+    return Evaluation(coco, curves, found, detected, metric.results, speed)

@@ -1,59 +1,76 @@
-"""The pictures of an evaluation: precision and recall, confusions, predictions beside labels."""
+"""The pictures of an evaluation: curves, confusions, detections beside labels."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from yolorep.console import say
+from yolorep.data.annotations import Annotations
 from yolorep.data.dataset import DetectionDataset
 from yolorep.data.image import ImageError, read_image
 from yolorep.detections import Detections
 from yolorep.evaluation.confusion import confusion_matrix
 from yolorep.evaluation.evaluator import Evaluation
-from yolorep.plots.curves import plot_confusion_matrix, plot_pr_curve
-from yolorep.plots.grids import plot_predictions
+from yolorep.plots.curves import plot_confidence_curves, plot_confusion_matrix, plot_pr_curve
+from yolorep.plots.grids import certain, plot_predictions
 
-#: Images shown beside their labels.
-SHOWN = 8
-#: Confidence of the boxes in the pictures.
-CONFIDENCE = 0.25
+#: Pictures of images with their labels and what was detected, and the images in each.
+BATCHES, BATCH = 3, 8
 
 
 def plot_evaluation(evaluation: Evaluation, dataset: DetectionDataset, folder: Path) -> None:
-    """Writes ``pr_curve.png``, ``confusion_matrix.png`` and ``predictions.jpg``.
+    """Writes the pictures of an evaluation.
 
-    Images that can no longer be read are not shown.
+    ``pr_curve.png`` and ``confidence_curves.png`` show the detections that are scored; ``confusion_matrix.png``
+    (counts), ``confusion_matrix_normalized.png`` (shares) and ``val_batch0.jpg`` to ``val_batch2.jpg`` (the first
+    images that have objects) what ``detect`` finds. An image that can no longer be read is left out, with a line.
     """
-    annotations = dataset.annotations
+    annotations, curves = dataset.annotations, evaluation.curves
     names = annotations.names
-    truth = annotations.truth
     matrix = np.zeros((len(names) + 1, len(names) + 1), np.int64)
-    images: list[NDArray[np.uint8]] = []
-    labels: list[tuple[NDArray[np.float32], NDArray[np.int64]]] = []
-    shown: list[Detections] = []
-    for index, detections in enumerate(evaluation.detections):
-        objects = slice(*np.searchsorted(truth.image, [index, index + 1]))
-        solid = ~truth.crowd[objects]
-        boxes = truth.xywh[objects][solid].astype(np.float32)
-        boxes[:, 2:] += boxes[:, :2]
-        class_ids = truth.class_id[objects][solid]
-        matrix += confusion_matrix(detections, boxes, class_ids, num_classes=len(names), confidence=CONFIDENCE)
-        if len(images) < SHOWN and len(boxes):
-            try:
-                image = read_image(annotations.paths[index])
-            except ImageError:
-                continue
-            scale = min(1.0, dataset.image_size / max(image.shape[:2]))  # keeps the picture small for large photographs
-            if scale < 1:
-                image = np.asarray(cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA), np.uint8)
-            found = detections[detections.confidence > CONFIDENCE]
-            images.append(image)
-            labels.append((boxes * np.float32(scale), class_ids))
-            shown.append(type(found)(found.xyxy * np.float32(scale), found.confidence, found.class_id))
+    labelled = []
+    for index, detections in enumerate(evaluation.detected):
+        labels = _labels(annotations, index)
+        matrix += confusion_matrix(detections, labels.xyxy, labels.class_id, num_classes=len(names))
+        if len(labels):
+            labelled.append(index)
     plot_pr_curve(evaluation.coco.precision, names, folder / "pr_curve.png")
+    plot_confidence_curves(
+        curves.thresholds,
+        {"Precision": curves.precision, "Recall": curves.recall, "F1": curves.f1},
+        names,
+        folder / "confidence_curves.png",
+        best=curves.best_confidence,
+    )
     plot_confusion_matrix(matrix, names, folder / "confusion_matrix.png")
-    if images:
-        plot_predictions(images, labels, shown, names, folder / "predictions.jpg")
+    plot_confusion_matrix(matrix, names, folder / "confusion_matrix_normalized.png", normalized=True)
+    for number in range(BATCHES):
+        shown = labelled[number * BATCH : (number + 1) * BATCH]
+        plot_predictions(_images(evaluation, annotations, shown), names, folder / f"val_batch{number}.jpg")
+
+
+def _labels(annotations: Annotations, index: int) -> Detections:
+    """The objects of an image, without crowds."""
+    truth = annotations.truth
+    objects = slice(*np.searchsorted(truth.image, [index, index + 1]))
+    solid = ~truth.crowd[objects]
+    boxes = truth.xywh[objects][solid].astype(np.float32)
+    boxes[:, 2:] += boxes[:, :2]
+    return certain(boxes, truth.class_id[objects][solid])
+
+
+def _images(
+    evaluation: Evaluation, annotations: Annotations, indices: Sequence[int]
+) -> Iterator[tuple[NDArray[np.uint8], Detections, Detections]]:
+    for index in indices:
+        path = annotations.paths[index]
+        try:
+            image = read_image(path)
+        except ImageError as error:
+            say(f"{path}: not drawn: {error}")
+            continue
+        yield image, _labels(annotations, index), evaluation.detected[index]

@@ -13,7 +13,7 @@ SHORT_TABLE = 20
 
 
 def table(evaluation: Evaluation, *, images: int, every_class: bool = False) -> str:
-    """The twelve numbers, the classes and the speed, for people."""
+    """The twelve numbers, the classes, the confidence to detect with and the speed, for people."""
     coco = evaluation.coco
     lines = [f"{'class':24}{'images':>8}{'objects':>9}{'AP':>8}{'AP50':>8}{'AR100':>8}"]
     objects = sum(entry.objects for entry in coco.per_class)
@@ -29,14 +29,21 @@ def table(evaluation: Evaluation, *, images: int, every_class: bool = False) -> 
         ]
     for group in (METRICS[:6], METRICS[6:]):
         lines.append("  ".join(f"{name} {coco.metrics[name]:.4f}" for name in group))
+    curves = evaluation.curves
+    if curves.best_confidence is not None:
+        lines.append(f"best confidence {curves.best_confidence:g}, with F1 {curves.best_f1:.3f} at IoU 0.5")
     speed = ", ".join(f"{name} {value:.1f} ms" for name, value in evaluation.speed.items())
     return "\n".join([*lines, f"per image: {speed}"])
 
 
 def metrics_dict(evaluation: Evaluation) -> dict[str, Any]:
-    """What ``metrics.json`` holds: the twelve numbers, the classes, the speed in milliseconds an image."""
+    """What ``metrics.json`` holds: the twelve numbers, the classes, the best confidence (null if nothing is right) and
+    its F1, the speed in milliseconds an image.
+    """
     return {
         **evaluation.coco.metrics,
+        "best_confidence": evaluation.curves.best_confidence,
+        "best_f1": evaluation.curves.best_f1,
         "per_class": [asdict(entry) for entry in evaluation.coco.per_class],
         "speed": evaluation.speed,
     }

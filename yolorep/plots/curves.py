@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,30 +33,35 @@ STYLE: dict[str, Any] = {
     "axes.titlelocation": "left",
     "grid.color": "#e6e6e6",
     "legend.frameon": False,
+    "text.parse_math": False,  # a dollar sign in a class name is one
     "savefig.dpi": 130,
 }
 #: Up to this many classes get a line colour and a legend entry each.
 FEW_CLASSES = len(LINES)
+#: Up to this many classes the cells of a confusion matrix have room for a number.
+LEGIBLE_CLASSES = 200
 
 
 def plot_results(csv_path: Path, out: Path) -> None:
-    """Plots ``results.csv``: each loss, the APs and the learning rates over the epochs.
+    """Plots ``results.csv``: each loss in training and on val, the APs and the learning rates over the epochs.
 
     Args:
-        csv_path: table with the columns ``epoch``, ``train/*``, ``AP*`` and ``lr/*``; empty cells and the -1 that
-            stands for "no such objects" leave gaps.
+        csv_path: table with the columns ``epoch``, ``train/*``, perhaps ``val/*`` of the same terms, ``AP*`` and
+            ``lr/*``; empty cells and the -1 that stands for "no such objects" leave gaps.
         out: picture to write.
 
     Raises:
         UserError: if the table has no rows.
     """
+    from matplotlib.ticker import MaxNLocator
+
     with csv_path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     if not rows:
         raise UserError(f"{csv_path}: expected one row an epoch, found none: nothing to plot")
     columns = {name: np.array([float(row[name] or "nan") for row in rows]) for name in rows[0]}
     epochs = columns["epoch"]
-    losses = [name for name in columns if name.startswith("train/")]
+    losses = [name.removeprefix("train/") for name in columns if name.startswith("train/")]
     rates = {name.removeprefix("lr/"): values for name, values in columns.items() if name.startswith("lr/")}
 
     def pick(names: Sequence[str]) -> dict[str, NDArray[np.float64]]:
@@ -66,11 +71,12 @@ def plot_results(csv_path: Path, out: Path) -> None:
         grid = figure.add_gridspec(2, 3 * max(len(losses), 1))
         for i, name in enumerate(losses):
             axes = figure.add_subplot(grid[0, 3 * i : 3 * i + 3])
-            _curves(axes, epochs, {name: columns[name]}, colours=LINES[i : i + 1])
-            axes.set_title(f"{name.removeprefix('train/')} loss")
+            kinds = {kind: columns[f"{kind}/{name}"] for kind in ("train", "val") if f"{kind}/{name}" in columns}
+            _curves(axes, epochs, kinds)
+            axes.set_title(f"{name} loss")
         third = max(len(losses), 1)
         ap = figure.add_subplot(grid[1, :third])
-        _curves(ap, epochs, pick(["AP", "AP50", "AP75"]), legend=True)
+        _curves(ap, epochs, pick(["AP", "AP50", "AP75"]))
         ap.set_title("COCO AP on val")
         values = pick(["AP"]).get("AP", np.full(len(epochs), np.nan))
         if np.isfinite(values).any():
@@ -78,13 +84,14 @@ def plot_results(csv_path: Path, out: Path) -> None:
             ap.plot(epochs[best], values[best], "o", color=LINES[0], markersize=7, markeredgecolor="white")
             ap.set_title(f"COCO AP on val (best {values[best]:.3f} in epoch {epochs[best]:.0f})")
         sizes = figure.add_subplot(grid[1, third : 2 * third])
-        _curves(sizes, epochs, pick(["APs", "APm", "APl"]), legend=True)
+        _curves(sizes, epochs, pick(["APs", "APm", "APl"]))
         sizes.set_title("AP of small, medium and large objects")
         rate = figure.add_subplot(grid[1, 2 * third :])
-        _curves(rate, epochs, rates, legend=True)
+        _curves(rate, epochs, rates)
         rate.set_title("learning rate")
         for axes in figure.axes:
             axes.set_xlabel("epoch")
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
             axes.set_ylim(bottom=0)
 
 
@@ -104,25 +111,18 @@ def plot_pr_curve(precision: NDArray[np.float64], names: Sequence[str], out: Pat
     parts = math.ceil(len(order) / 30) or 1  # so many columns of bars
     height = max(30 if parts > 1 else 0, math.ceil(len(order) / min(parts, 6)))
     bars = np.array_split(order[::-1], min(parts, 6))
-    with _picture(out, 6.4 + max(3.4 * len(bars), 5), max(5.6, 0.19 * height + 0.8)) as figure:
-        grid = figure.add_gridspec(1, 1 + len(bars), width_ratios=[6.4, *[max(3.4, 5 / len(bars))] * len(bars)])
+    with _picture(out, 8 + max(3.4 * len(bars), 5), max(5.6, 0.19 * height + 0.8)) as figure:
+        grid = figure.add_gridspec(1, 1 + len(bars), width_ratios=[8, *[max(3.4, 5 / len(bars))] * len(bars)])
         curve = figure.add_subplot(grid[0], xlim=(0, 1), ylim=(0, 1.01), xlabel="recall", ylabel="precision")
         curve.set(title="Precision over recall at IoU 0.5", box_aspect=1, anchor="N")
         recall = np.linspace(0, 1, curves.shape[1])
-        few = len(present) <= FEW_CLASSES
-        for i, k in enumerate(present.tolist()):
-            if few:
-                curve.plot(recall, curves[0, :, k], color=LINES[i], lw=1.4, label=f"{names[k]} {ap50[k]:.3f}")
-            else:
-                curve.plot(recall, curves[0, :, k], color="#9a9a9a", lw=0.6, label=None if i else "one class")
-        if len(present) > 1:
-            mean = curves[0][:, present].mean(axis=1)
-            label = f"mean of classes {mean.mean():.3f}"
-            curve.plot(recall, mean, color="black" if few else LINES[0], lw=3, label=label)
+        labels = [f"{name} {value:.3f}" for name, value in zip(names, ap50, strict=True)]
+        mean = ap50[present].sum() / max(len(present), 1)
+        _class_curves(curve, recall, curves[0].T, labels, mean=f"mean of classes {mean:.3f}")
         if len(present):
-            curve.legend(title="AP50", loc="lower left", alignment="left")
+            curve.legend(title="AP50", loc="upper left", bbox_to_anchor=(1, 1), alignment="left")
         for i, classes in enumerate(bars):
-            axes = figure.add_subplot(grid[1 + i], xlim=(0, 1), ylim=(len(bars[0]) - 0.4, -0.6))
+            axes = figure.add_subplot(grid[1 + i], xlim=(0, 1), ylim=(max(len(bars[0]), 10) - 0.4, -0.6))
             rows = np.arange(len(classes))
             axes.barh(rows, ap50[classes], color="#bcd9ec", label="AP50")
             axes.barh(rows, ap[classes], color=LINES[0], label="AP")
@@ -132,42 +132,82 @@ def plot_pr_curve(precision: NDArray[np.float64], names: Sequence[str], out: Pat
             if i == 0:
                 axes.set_title("AP of each class")
             if i == len(bars) - 1:
-                axes.legend(loc="lower right")
+                axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderaxespad=0)
 
 
-def plot_confusion_matrix(matrix: NDArray[np.int64], names: Sequence[str], out: Path) -> None:
-    """Plots a confusion matrix, each row as shares of its sum; with up to 20 classes also the counts.
+def plot_confidence_curves(
+    thresholds: NDArray[np.float64],
+    curves: Mapping[str, NDArray[np.float64]],
+    names: Sequence[str],
+    out: Path,
+    *,
+    best: float | None,
+) -> None:
+    """Plots what depends on the least confidence asked for, side by side.
+
+    Args:
+        thresholds: (t,) confidences.
+        curves: (classes, t) values by title, NaN for classes without objects.
+        names: class names.
+        out: picture to write.
+        best: confidence to mark, if any.
+    """
+    with _picture(out, 4.2 * len(curves) + 2, 4.2) as figure:
+        every_axes = figure.subplots(1, len(curves), sharey=True)
+        for axes, (title, values) in zip(every_axes, curves.items(), strict=True):
+            _class_curves(axes, thresholds, values, names, mean="mean of classes")
+            axes.set(title=title, xlabel="confidence", xlim=(0, 1), ylim=(0, 1.01))
+            if best is not None:
+                mean = np.nanmean(values, axis=0)
+                value = float(mean[np.searchsorted(thresholds, best)])
+                axes.axvline(best, color="black", lw=1, ls="--", label=f"best confidence {best:g}")
+                axes.plot(best, value, "o", color="black", markersize=5)
+                axes.set_title(f"{title} ({value:.3f} at {best:g})")
+        if axes.lines:
+            axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
+
+
+def plot_confusion_matrix(
+    matrix: NDArray[np.int64], names: Sequence[str], out: Path, *, normalized: bool = False
+) -> None:
+    """Plots a confusion matrix: a column for each true class, a row for each detected one, the background last.
 
     Args:
         matrix: (classes + 1, classes + 1) as ``confusion_matrix`` returns.
         names: class names.
         out: picture to write.
+        normalized: shares of each column instead of counts.
     """
     from matplotlib.colors import PowerNorm
 
     labels = [*names, "background"]
     count = len(labels)
-    share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    side = min(max(5.0, 0.62 * count if count <= 21 else 0.19 * count), 40)
-    with _picture(out, side + 1.6, side) as figure:
+    few = count <= 21
+    values = matrix.T / np.maximum(matrix.sum(axis=1), 1) if normalized else matrix.T
+    side = min(max(4.0, 0.62 * count if few else 0.19 * count), 40)
+    longest = 0.08 * max(map(len, labels))  # inches, about
+    with _picture(out, side + longest + 1.4, side + longest + 0.4) as figure:
         axes = figure.subplots()
-        # Of many classes only colour tells: there the root makes rare confusions visible.
-        picture = axes.imshow(share, cmap="Blues", norm=PowerNorm(1 if count <= 21 else 0.5, vmin=0, vmax=1))
-        small = 9 if count <= 21 else 8
-        axes.set_xticks(range(count), labels, rotation=90 if count > 6 else 0, fontsize=small)
+        # The root makes rare confusions visible: of many classes only colour tells, and counts differ a lot.
+        norm = PowerNorm(1 if few and normalized else 0.5, vmin=0, vmax=1 if normalized else max(int(matrix.max()), 1))
+        picture = axes.imshow(values, cmap="Blues", norm=norm)
+        small = 9 if few else 8
+        upright = max(map(len, labels)) * count > 60
+        axes.set_xticks(range(count), labels, rotation=90 if upright else 0, fontsize=small)
         axes.set_yticks(range(count), labels, fontsize=small)
-        axes.set(xlabel="detected as", ylabel="true class", title="What objects were taken for (share of each row)")
+        title = "shares of each true class" if normalized else "counts"
+        axes.set(xlabel="true class", ylabel="detected as", title=f"Confusions, as {title}")
         axes.tick_params(length=0)
         axes.grid(visible=False)
         axes.spines[:].set_visible(False)
         # The line sets missed objects and false alarms apart from confusions.
         axes.axhline(count - 1.5, color="#9a9a9a", lw=0.8)
         axes.axvline(count - 1.5, color="#9a9a9a", lw=0.8)
-        if count <= 21:
-            for row, column in np.argwhere(matrix):
-                colour = "white" if share[row, column] > 0.55 else "black"
-                text = f"{share[row, column]:.2f}\n{matrix[row, column]}"
-                axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=7.5)
+        for row, column in np.argwhere(values) if count <= LEGIBLE_CLASSES else ():
+            value = values[row, column]
+            colour = "white" if norm(value) > 0.55 else "black"
+            text = f"{value:.2f}" if normalized else f"{value}"
+            axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=8 if few else 5)
         figure.colorbar(picture, ax=axes, shrink=0.6, aspect=30).outline.set_visible(False)
 
 
@@ -219,20 +259,32 @@ def _picture(out: Path, width: float, height: float) -> Iterator[Figure]:
             figure.savefig(temporary)
 
 
+def _class_curves(
+    axes: Axes, x: NDArray[np.float64], curves: NDArray[np.float64], labels: Sequence[str], *, mean: str
+) -> None:
+    """Plots (classes, x) curves, NaN for classes that are not there, and their mean."""
+    present = np.flatnonzero(np.isfinite(curves[:, 0]))
+    few = len(present) <= FEW_CLASSES
+    for i, k in enumerate(present.tolist()):
+        if few:
+            axes.plot(x, curves[k], color=LINES[i], lw=1.4, label=labels[k])
+        else:
+            axes.plot(x, curves[k], color="#9a9a9a", lw=0.6, label=None if i else "one class")
+    if len(present) > 1:
+        axes.plot(x, curves[present].mean(axis=0), color="black" if few else LINES[0], lw=3, label=mean)
+
+
 def _curves(
     axes: Axes,
     x: NDArray[np.float64],
     curves: dict[str, NDArray[np.float64]],
-    *,
-    colours: Sequence[str] = LINES,
-    legend: bool = False,
 ) -> None:
-    marker = "o" if len(x) == 1 else None  # a line of one point cannot be seen
-    for (name, values), colour in zip(curves.items(), colours, strict=False):
+    for (name, values), colour in zip(curves.items(), LINES, strict=False):
         known = np.isfinite(values)  # epochs that were not evaluated are bridged
         if known.any():
-            axes.plot(x[known], values[known], color=colour, label=name, lw=1.8, marker=marker)
-    if legend and axes.lines:
+            marker = "o" if known.sum() == 1 else None  # a line of one point cannot be seen
+            axes.plot(x[known], values[known], color=colour, label=name, lw=1.8, marker=marker, clip_on=False)
+    if len(axes.lines) > 1:
         axes.legend()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import cv2
@@ -38,7 +38,7 @@ def plot_batch(images: Tensor, targets: Tensor, names: Sequence[str], out: Path)
         rows = targets[targets[:, 0] == i].cpu()
         xyxy = cxcywh_to_xyxy(rows[:, 2:6]) * torch.tensor([width, height, width, height])
         tiles.append(np.ascontiguousarray(image.permute(1, 2, 0).numpy()[..., ::-1]))
-        found.append(_certain(xyxy.float().numpy(), rows[:, 1].long().numpy()))
+        found.append(certain(xyxy.float().numpy(), rows[:, 1].long().numpy()))
     columns = math.ceil(math.sqrt(len(tiles)))
     side = GRID_SIZE // columns
     write_image(
@@ -47,32 +47,27 @@ def plot_batch(images: Tensor, targets: Tensor, names: Sequence[str], out: Path)
 
 
 def plot_predictions(
-    images: Sequence[Image],
-    labels: Sequence[tuple[NDArray[np.float32], NDArray[np.int64]]],
-    predictions: Sequence[Detections],
-    names: Sequence[str],
-    out: Path,
+    images: Iterable[tuple[Image, Detections, Detections]], names: Sequence[str], out: Path
 ) -> None:
     """Draws images twice, side by side: with their labels, and with what was detected.
 
     Args:
-        images: BGR uint8 images, at most 8 are shown.
-        labels: for each image (k, 4) xyxy boxes in its pixels and (k,) classes.
-        predictions: for each image what was detected, in its pixels.
+        images: BGR uint8 images with their labels and what was detected, in their pixels. They are taken one by one:
+            large photographs need not be held together. Of none, no picture is written.
         names: class names.
         out: picture to write.
     """
-    pairs = 1 if len(images) < 4 else 2  # a row
-    side = GRID_SIZE // (2 * pairs)
+    side = GRID_SIZE // 4
     tiles = []
-    for image, (boxes, class_ids), found in list(zip(images, labels, predictions, strict=True))[:8]:
-        tiles.append(_caption(_tile(image, _certain(boxes, class_ids), names, side, hide_conf=True), "labels"))
+    for image, labels, found in images:
+        tiles.append(_caption(_tile(image, labels, names, side, hide_conf=True), "labels"))
         tiles.append(_caption(_tile(image, found, names, side, hide_conf=False), "detected"))
-    write_image(out, _grid(tiles, 2 * pairs))
+    if tiles:
+        write_image(out, _grid(tiles, 4))
 
 
-def _certain(boxes: NDArray[np.float32], class_ids: NDArray[np.int64]) -> Detections:
-    """Labels as detections."""
+def certain(boxes: NDArray[np.float32], class_ids: NDArray[np.int64]) -> Detections:
+    """Labels as detections: (k, 4) xyxy and (k,) classes."""
     return Detections(boxes, np.ones(len(boxes), np.float32), class_ids)
 
 

@@ -12,6 +12,9 @@ from yolorep.training.trainer import Callback, EpochResult, TrainBatch, Trainer
 if TYPE_CHECKING:
     from yolorep.data.annotations import Annotations
 
+#: Training batches that are drawn.
+DRAWN_BATCHES = 3
+
 
 class Announcer(Callback):
     """One printed line an epoch."""
@@ -81,11 +84,12 @@ class Plots(Callback):
         self.annotations = annotations
 
     def on_batch(self, trainer: Trainer, batch: TrainBatch, iteration: int) -> None:
-        """Draw the first batch."""
-        if iteration == 0:
+        """Draw the first batches."""
+        if iteration < DRAWN_BATCHES:
             from yolorep.plots.grids import plot_batch
 
-            plot_batch(batch.images, batch.targets, self.annotations.names, self.folder / "train_batch.jpg")
+            picture = self.folder / f"train_batch{iteration}.jpg"
+            plot_batch(batch.images, batch.targets, self.annotations.names, picture)
 
     def on_end(self, trainer: Trainer) -> None:
         """Draw the curves and the labels."""

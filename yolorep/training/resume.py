@@ -14,8 +14,9 @@ from yolorep.training.trainer import Progress, Trainer
 #: What a run leaves in its folder besides its options; last.pt comes first, for without it there is nothing to resume.
 _RUN_FILES = (
     *(f"weights/{name}.pt" for name in ("last", "best", "epoch[0-9]*")),
-    *("results.csv", "metrics.json", "events.out.tfevents.*", "train_batch.jpg", "predictions.jpg"),
-    *(f"{name}.png" for name in ("results", "labels", "pr_curve", "confusion_matrix")),
+    *("results.csv", "metrics.json", "events.out.tfevents.*", "train_batch[0-9].jpg", "val_batch[0-9].jpg"),
+    *(f"{name}.png" for name in ("results", "labels", "pr_curve", "confidence_curves")),
+    *(f"{name}.png" for name in ("confusion_matrix", "confusion_matrix_normalized")),
 )
 
 
