@@ -180,21 +180,6 @@ def test_names_from_data(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture
         run(data=str(data))
 
 
-@pytest.mark.parametrize(
-    ("name", "count", "expected"),
-    [
-        ("person", 2, "2 persons"),
-        ("person", 1, "1 person"),
-        ("bus", 2, "2 buses"),
-        ("bench", 3, "3 benches"),
-        ("skis", 2, "2 skis"),
-        ("glass", 0, "0 glasses"),
-    ],
-)
-def test_plural(name: str, count: int, expected: str) -> None:
-    assert module._plural(name, count) == expected
-
-
 class FakeView(module.ViewSink):
     def __init__(self) -> None:
         self.quit = False
@@ -229,7 +214,7 @@ def test_real_video(run: Run, tmp_path: Path) -> None:
 
 
 def test_drawing(run: Run, tmp_path: Path) -> None:
-    from yolorep.data.image import read_image
+    from yolorep.images import read_image
 
     write_image(tmp_path / "in" / "a.png")
     folder = run()

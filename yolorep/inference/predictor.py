@@ -11,13 +11,13 @@ from typing import overload
 import numpy as np
 from numpy.typing import NDArray
 
-from yolorep.data.image import ImageError, read_image
 from yolorep.detections import Detections
 from yolorep.device import select_device
 from yolorep.errors import UserError
 from yolorep.formats.base import Backend
 from yolorep.formats.pytorch import TorchBackend
 from yolorep.formats.tta import TTA
+from yolorep.images import ImageError, read_image
 from yolorep.inference.open import load_backend
 from yolorep.models.detector import Detector
 from yolorep.ops.letterbox import LetterBox, rect_shape, round_up
