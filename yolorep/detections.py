@@ -144,10 +144,11 @@ class Detections:
 
     def _repr_html_(self) -> str:
         """A table for notebooks."""
-        rows = [self._columns, *(one.record().values() for one in islice(self, HTML_ROWS))]
+        head = "".join(f"<th>{name}</th>" for name in self._columns)
+        rows = (one.record().values() for one in islice(self, HTML_ROWS))
         body = "".join(f"<tr>{''.join(f'<td>{_cell(value)}</td>' for value in row)}</tr>" for row in rows)
         rest = f"<p>and {len(self) - HTML_ROWS} more</p>" if len(self) > HTML_ROWS else ""
-        return f"<p>{escape(repr(self))}</p>" + (f"<table>{body}</table>{rest}" if len(self) else "")
+        return f"<p>{escape(repr(self))}</p>" + (f"<table><tr>{head}</tr>{body}</table>{rest}" if len(self) else "")
 
     def filter(
         self, classes: int | str | Iterable[int | str] | None = None, *, confidence: float | None = None

@@ -28,6 +28,7 @@ from yolorep.media.sinks import (
     ViewSink,
 )
 from yolorep.media.sources import Frame, Unreadable, open_source
+from yolorep.ops.letterbox import DEFAULT_SIZE
 from yolorep.options import DetectOptions
 
 
@@ -65,8 +66,9 @@ def run(options: DetectOptions) -> Path | None:
         half=options.half,
         nms_free=options.nms_free,
     )
-    if predictor.image_size != options.imgsz:
-        say(f"--imgsz {options.imgsz}: using {predictor.image_size}, {predictor.why_image_size}")
+    if predictor.image_size != (options.imgsz or DEFAULT_SIZE):
+        given = f"--imgsz {options.imgsz}" if options.imgsz else options.weights
+        say(f"{given}: using {predictor.image_size}, {predictor.why_image_size}")
     names = _class_names(options, predictor)
     with ExitStack() as stack:
         view = stack.enter_context(ViewSink()) if options.view_img else None

@@ -67,7 +67,14 @@ def evaluate(
     """
     annotations = dataset.annotations
     metric = CocoMetric(annotations.ground_truth(), names=annotations.names, category_ids=annotations.category_ids)
-    loader = eval_loader(dataset, batch_size=batch_size, stride=backend.stride, rect=rect, workers=workers)
+    loader = eval_loader(
+        dataset,
+        batch_size=batch_size,
+        stride=backend.stride,
+        rect=rect,
+        pad=backend.geometry.pad,
+        workers=workers,
+    )
     found = [Detections.empty()] * len(dataset)
     seconds = {"preprocess": 0.0, "inference": 0.0, "nms": 0.0}
     mark = time.perf_counter()

@@ -64,7 +64,8 @@ class Predictor:
         weights: a checkpoint or exported file; a ``Detector`` in eval mode (run as it is: ``fuse()`` it first for
             speed); or a ``Backend``.
         device: ``"cpu"`` or a CUDA index; the first GPU if empty and there is one. Ignored for a ``Backend``.
-        image_size: long side of the network input in pixels, rounded up to a multiple of the stride.
+        image_size: long side of the network input in pixels, rounded up to a multiple of the stride; what the weights
+            were trained at by default, or 640.
         confidence: boxes scoring below are dropped.
         iou: of two boxes of one class that overlap more than this, the lower one goes.
         max_detections: boxes kept an image.
@@ -89,7 +90,7 @@ class Predictor:
         weights: str | Path | Detector | Backend,
         *,
         device: str = "",
-        image_size: int = 640,
+        image_size: int | None = None,
         confidence: float = 0.25,
         iou: float = 0.45,
         max_detections: int = 1000,
@@ -106,7 +107,7 @@ class Predictor:
             backend = TorchBackend(detector, device=select_device(device), half=half)
         else:
             backend = load_backend(weights, device=select_device(device), half=half, nms_free=nms_free)
-        if image_size < 1:
+        if image_size is not None and image_size < 1:
             raise UserError(f"image size: expected a positive number of pixels, got {image_size}")
         for name, value in (("confidence", confidence), ("IoU", iou)):
             if not 0 <= value <= 1:
@@ -125,11 +126,14 @@ class Predictor:
         self._classes = None if classes is None else tuple(classes)
         self._agnostic_nms = agnostic_nms
         self.names = backend.names
-        self.image_size = max(backend.image_size) if backend.image_size else round_up(image_size, backend.stride)
+        wanted = backend.geometry.size(image_size)
+        self.image_size = max(backend.image_size) if backend.image_size else round_up(wanted, backend.stride)
         #: Says what fixed the size, to people.
-        self.why_image_size = (
-            "which it was exported for" if backend.image_size else f"a multiple of the stride {backend.stride}"
-        )
+        self.why_image_size = f"a multiple of the stride {backend.stride}"
+        if backend.image_size:
+            self.why_image_size = "which it was exported for"
+        elif image_size is None and backend.geometry.image_size == self.image_size:
+            self.why_image_size = "which it was trained at"
         self.timing = Timing()
 
     @overload

@@ -12,6 +12,7 @@ from yolorep.console import plural
 from yolorep.models.graph import Graph
 from yolorep.models.parser import BUILD_ERRORS, ModelConfig
 from yolorep.nn.reparam import count_parameters
+from yolorep.ops.letterbox import Geometry
 
 #: Side of the image strides are measured on: a multiple of every stride that a network may have.
 PROBE = 256
@@ -28,6 +29,7 @@ class Network(nn.Module):
     Attributes:
         model: the graph; its last layer is the head.
         max_stride: pixels per cell of the coarsest feature, which may be coarser than every output level.
+        geometry: the images it was trained on; saved with its weights.
     """
 
     def __init__(self, graph: Graph, config: ModelConfig, *, names: Sequence[str]) -> None:
@@ -35,6 +37,7 @@ class Network(nn.Module):
         self.model = graph
         self.config = config
         self.names = tuple(names)
+        self.geometry = Geometry()
         heights, output = _probe(graph, config.channels)
         self.max_stride = PROBE // min(heights)
         self._bind(output)

@@ -32,6 +32,7 @@ from yolorep.models.detector import Detector
 from yolorep.models.heads.raw import Raw
 from yolorep.models.image_size import fit_image_size
 from yolorep.nn.reparam import fuse
+from yolorep.ops.letterbox import Geometry
 from yolorep.options import TrainOptions
 from yolorep.training.autoanchor import object_sizes
 from yolorep.training.callbacks import Announcer, Checkpoints, Plots
@@ -140,6 +141,7 @@ def new_run(options: TrainOptions) -> Run:
         imgsz=fit_image_size(options.imgsz, model.max_stride),
         hyp=options.hyp or HEADS[type(model.head)].recipe,
     )
+    model.geometry = Geometry(options.imgsz)
     hyp = load_hyp(options.hyp)
     if hyp.bn_momentum is not None:
         set_bn_momentum(model, hyp.bn_momentum)
