@@ -13,6 +13,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from yolorep.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from yolorep.api import detect as detect
     from yolorep.api import export as export
@@ -30,7 +32,6 @@ if TYPE_CHECKING:
     from yolorep.nn.reparam import fuse as fuse
     from yolorep.training.trainer import Callback as Callback
 
-__version__ = "0.1.0"
 
 # Imported on first use, so that `import yolorep` and `yolorep --help` do not wait for torch.
 _PUBLIC = {

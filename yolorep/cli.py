@@ -11,7 +11,6 @@ from dataclasses import MISSING, fields
 from importlib import import_module
 from typing import Any, NoReturn
 
-from yolorep import __version__
 from yolorep.commands.yolov5_flags import REPLACED
 from yolorep.errors import UserError, YolorepError, suggest
 from yolorep.options import (
@@ -25,6 +24,7 @@ from yolorep.options import (
     ValOptions,
     flag,
 )
+from yolorep.version import __version__
 
 #: Command to its options; ``yolorep.commands.<command>`` runs it.
 COMMANDS: dict[str, type[Options]] = {
