@@ -68,7 +68,7 @@ def test_batch_size_does_not_matter(data: Path) -> None:
 
 
 def test_what_the_command_writes(options: ValOptions) -> None:
-    folder = val(replace(options, save_json=True, save_txt=True, save_conf=True))
+    folder = val(replace(options, save_json=True, save_txt=True, save_conf=True)).folder
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["AP50"] > 0.99 and len(metrics["per_class"]) == 2
     assert metrics["speed"].keys() == {"preprocess", "inference", "nms"}
@@ -82,7 +82,7 @@ def test_what_the_command_writes(options: ValOptions) -> None:
 
 def test_one_class(options: ValOptions) -> None:
     options = replace(options, single_cls=True)
-    metrics = json.loads((val(options) / "metrics.json").read_text())
+    metrics = json.loads((val(options).folder / "metrics.json").read_text())
     assert [entry["name"] for entry in metrics["per_class"]] == ["item"]
     assert metrics["AP50"] > 0.99
 

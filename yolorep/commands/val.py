@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from yolorep.config import find_config
@@ -26,8 +27,8 @@ from yolorep.options import ValOptions
 from yolorep.weights.load import load_checkpoint
 
 
-def run(options: ValOptions) -> Path:
-    """Evaluates weights on a data set; prints the numbers and writes them to the run directory, which is returned.
+def run(options: ValOptions) -> Evaluation:
+    """Evaluates weights on a data set; prints the numbers and writes them to a run directory, ``folder`` of the result.
 
     Raises:
         UserError: if weights, data or both do not fit.
@@ -72,7 +73,7 @@ def run(options: ValOptions) -> Path:
         _save_txt(evaluation, dataset, folder / "labels", with_confidence=options.save_conf)
     plot_evaluation(evaluation, dataset, folder)
     say(f"results in {folder}")
-    return folder
+    return replace(evaluation, folder=folder)
 
 
 def _training_data(weights: Path) -> str:
