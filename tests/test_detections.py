@@ -341,3 +341,10 @@ def test_notebooks_show_a_table(detections: Detections, rows: int, texts: list[s
     assert shown.count("<tr>") == rows and "<b>" not in shown
     assert all(text in shown for text in texts)
     assert ("more" in shown) == (len(detections) > 20)
+
+
+def test_a_notebook_shows_what_is_drawn() -> None:
+    drawn = NAMED.plot(make_image())
+    data = drawn._repr_png_()  # type: ignore[attr-defined]
+    np.testing.assert_array_equal(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR), drawn)
+    assert drawn[:, :, 0]._repr_png_() is None and drawn[:0]._repr_png_() is None  # type: ignore[attr-defined]

@@ -202,11 +202,12 @@ class Detections:
             hide_conf: names without confidences.
 
         Returns:
-            (height, width, 3) uint8 BGR.
+            (height, width, 3) uint8 BGR, shown as a picture in notebooks.
         """
         from yolorep.drawing import draw
+        from yolorep.images import Picture
 
-        return draw(
+        drawn = draw(
             self._pixels(image),
             self,
             self.names or (),
@@ -214,6 +215,7 @@ class Detections:
             hide_labels=hide_labels,
             hide_conf=hide_conf,
         )
+        return drawn.view(Picture)
 
     def records(self) -> list[dict[str, Any]]:
         """Each detection as a ``Detection.record()``."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -104,6 +105,16 @@ def as_image(image: NDArray[np.uint8] | str | os.PathLike[str]) -> NDArray[np.ui
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
         raise ValueError(f"expected a (height, width, 3) uint8 BGR image, got {image.shape} {image.dtype}")
     return image
+
+
+class Picture(np.ndarray[Any, np.dtype[np.uint8]]):
+    """A (height, width, 3) BGR array that a notebook shows as the image it is."""
+
+    def _repr_png_(self) -> bytes | None:
+        if self.ndim != 3 or self.dtype != np.uint8 or not self.size:
+            return None  # a slice or a sum of one
+        done, data = cv2.imencode(".png", self)
+        return data.tobytes() if done else None
 
 
 def write_image(path: Path, image: NDArray[np.uint8]) -> None:
