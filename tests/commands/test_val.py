@@ -9,6 +9,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
+from torch import Tensor
 
 from tests.inference.white_box import WhiteBoxBackend
 from yolorep.cli import main
@@ -19,6 +21,9 @@ from yolorep.data.dataset import DetectionDataset
 from yolorep.data.scan import load_annotations
 from yolorep.errors import UserError
 from yolorep.evaluation.evaluator import evaluate
+from yolorep.formats.base import Backend
+from yolorep.inference.predictor import Predictor
+from yolorep.ops.decode import Decoded
 from yolorep.options import ValOptions
 
 SIZES = [(240, 320), (320, 240), (300, 300), (90, 320), (480, 640), (200, 133), (33, 47)]
@@ -55,8 +60,8 @@ def test_boxes_return_to_their_pixels(data: Path, rect: bool) -> None:
         best = evaluation.detections[index][0]
         expected = np.array([width // 4, height // 3, width * 3 // 4, height * 2 // 3])
         slack = 2.5 * max(1, max(height, width) / 320)  # resampling blurs the edge
-        np.testing.assert_allclose(best.xyxy[0], expected, atol=slack)
-        assert best.class_id[0] == 1
+        np.testing.assert_allclose(best.xyxy, expected, atol=slack)
+        assert best.class_id == 1
 
 
 def test_batch_size_does_not_matter(data: Path) -> None:
@@ -67,8 +72,37 @@ def test_batch_size_does_not_matter(data: Path) -> None:
     assert results[0].coco.metrics["AP50"] > 0.99
 
 
+class ChainBackend(Backend):
+    """Boxes of which each overlaps the next one; the last one is surer of its second class."""
+
+    names = ("cat", "dog")
+    stride = 32
+    image_size = None
+    batch_size = None
+
+    def _run(self, images: Tensor) -> Decoded:
+        left = torch.tensor([0.0, 20.0, 33.0, 36.0])  # IoU 0.5 from the first to the second, 0.65 to the third
+        boxes = torch.stack([left, torch.zeros(4), left + 60, torch.full((4,), 60.0)], dim=1)
+        scores = torch.tensor([[0.9, 0.0], [0.8, 0.0], [0.7, 0.0], [0.3, 0.6]])
+        return Decoded(boxes.expand(len(images), -1, -1), scores.expand(len(images), -1, -1))
+
+
+def test_what_is_shown_is_what_detect_finds(data: Path) -> None:
+    """What validation's NMS leaves would not do: it has no third box, and the last one twice."""
+    dataset = DetectionDataset(load_annotations(load_data_config(data), "val"), image_size=320)
+    evaluation = evaluate(ChainBackend(), dataset, batch_size=4, rect=False)
+    square = SIZES.index((300, 300))
+    predicted = Predictor(ChainBackend(), image_size=320)(dataset.annotations.paths[square])
+    shown = evaluation.detected[square]
+    np.testing.assert_array_equal(shown.xyxy, predicted.xyxy)
+    np.testing.assert_array_equal(shown.confidence, predicted.confidence)
+    assert shown.class_id.tolist() == predicted.class_id.tolist() == [0, 0, 1]
+    assert shown.confidence.tolist() == pytest.approx([0.9, 0.7, 0.6])
+    assert evaluation.detections[square].confidence.tolist() == pytest.approx([0.9, 0.8, 0.6, 0.3])
+
+
 def test_what_the_command_writes(options: ValOptions) -> None:
-    folder = val(replace(options, save_json=True, save_txt=True, save_conf=True))
+    folder = val(replace(options, save_json=True, save_txt=True, save_conf=True)).folder
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["AP50"] > 0.99 and len(metrics["per_class"]) == 2
     assert metrics["speed"].keys() == {"preprocess", "inference", "nms"}
@@ -76,13 +110,15 @@ def test_what_the_command_writes(options: ValOptions) -> None:
     assert {entry["image_id"] for entry in predictions} == set(range(len(SIZES)))  # the file names are numbers
     first = (folder / "labels" / "0.txt").read_text().splitlines()[0].split()
     assert first[0] == "1" and [float(x) for x in first[1:]] == pytest.approx([0.5, 0.5, 0.5, 1 / 3, 0.9], abs=0.02)
-    for name in ("pr_curve.png", "confusion_matrix.png", "predictions.jpg"):
+    for name in ("pr_curve.png", "confidence_curves.png", "confusion_matrix_normalized.png", "val_batch0.jpg"):
         assert (folder / name).stat().st_size > 1000
+    assert metrics["best_confidence"] == pytest.approx(0.45, abs=0.01)  # anything below the squares' 0.9 would do
+    assert metrics["best_f1"] == 1.0
 
 
 def test_one_class(options: ValOptions) -> None:
     options = replace(options, single_cls=True)
-    metrics = json.loads((val(options) / "metrics.json").read_text())
+    metrics = json.loads((val(options).folder / "metrics.json").read_text())
     assert [entry["name"] for entry in metrics["per_class"]] == ["item"]
     assert metrics["AP50"] > 0.99
 

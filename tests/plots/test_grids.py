@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from yolorep.detections import Detections
-from yolorep.media.draw import class_colour
-from yolorep.plots.grids import plot_batch, plot_predictions
+from yolorep.drawing import class_colour
+from yolorep.plots.grids import certain, plot_batch, plot_predictions
 
 NAMES = ("cat", "dog")
 
@@ -42,15 +42,32 @@ def test_no_targets(tmp_path: Path) -> None:
     assert (tmp_path / "batch.jpg").exists()
 
 
-@pytest.mark.parametrize("count", [1, 3, 4, 12])
+def pair(image: np.ndarray) -> tuple[np.ndarray, Detections, Detections]:
+    labels = certain(np.array([[5, 5, 50, 35]], np.float32), np.array([0]))
+    found = Detections(np.array([[6, 6, 48, 33]], np.float32), np.array([0.8], np.float32), np.array([1]))
+    return image, labels, found
+
+
+@pytest.mark.parametrize("count", [1, 3, 8])
 def test_plot_predictions(tmp_path: Path, count: int) -> None:
     images = [np.full((40 + 5 * i, 60, 3), 50, np.uint8) for i in range(count)]
-    labels = [(np.array([[5, 5, 50, 35]], np.float32), np.array([0]))] * count
-    predictions = [
-        Detections(np.array([[6, 6, 48, 33]], np.float32), np.array([0.8], np.float32), np.array([1]))
-    ] * count
-    plot_predictions(images, labels, predictions, NAMES, tmp_path / "predictions.png")
+    plot_predictions(map(pair, images), NAMES, tmp_path / "predictions.png")
     picture = cv2.imread(str(tmp_path / "predictions.png"))
-    for tile, class_id in zip(np.array_split(picture, 2 if count < 4 else 4, axis=1), (0, 1, 0, 1), strict=False):
+    assert picture is not None
+    for tile, class_id in zip(np.array_split(picture, 2 if count == 1 else 4, axis=1), (0, 1, 0, 1), strict=False):
         assert has_colour(tile, class_colour(class_id)) and not has_colour(tile, class_colour(1 - class_id))
     assert (images[0] == 50).all()
+
+
+def test_of_no_images_there_is_no_picture(tmp_path: Path) -> None:
+    plot_predictions([], NAMES, tmp_path / "predictions.png")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("shape", [(1, 1080), (1080, 1), (1, 1), (3, 5000)])
+def test_thin_images_are_drawn(tmp_path: Path, shape: tuple[int, int]) -> None:
+    images = [np.full((*shape, 3), 50, np.uint8), np.full((60, 60, 3), 50, np.uint8)]
+    plot_predictions(map(pair, images), NAMES, tmp_path / "predictions.png")
+    picture = cv2.imread(str(tmp_path / "predictions.png"))
+    assert picture is not None
+    assert has_colour(picture[:, picture.shape[1] // 2 :], class_colour(1))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from tests.training.tiny import tiny_trainer
-from yolorep.training.callbacks import Checkpoints
+from tests.training.tiny import tiny_batches, tiny_trainer
+from yolorep.training.callbacks import Checkpoints, Plots
 from yolorep.training.loggers import ResultsTable, TensorBoardLog, read_results
 from yolorep.training.trainer import EpochResult, Trainer
 
@@ -125,3 +126,11 @@ def test_tensorboard(tmp_path: Path, trainer: Trainer) -> None:
     events.Reload()
     assert [event.step for event in events.Scalars("train/box")] == [1, 2]
     assert [event.step for event in events.Scalars("metrics/AP")] == [1]
+
+
+def test_the_first_three_batches_are_drawn(tmp_path: Path, trainer: Trainer) -> None:
+    plots = Plots(tmp_path, SimpleNamespace(names=("blue", "green")))  # type: ignore[arg-type]
+    for iteration, batch in enumerate(tiny_batches(0)):
+        plots.on_batch(trainer, batch, iteration)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"train_batch{number}.jpg" for number in range(3)]
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from yolorep.console import progress
@@ -13,11 +14,11 @@ from yolorep.detections import Detections
 from yolorep.evaluation.confusion import ConfidenceCurves, confidence_curves
 from yolorep.evaluation.metrics import CocoMetric, CocoResult
 from yolorep.formats.base import Backend
-from yolorep.options import DetectOptions
 from yolorep.ops.prepare import to_detections
+from yolorep.options import DetectOptions
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Evaluation:
     """An evaluation's findings.
 
@@ -25,12 +26,13 @@ class Evaluation:
         coco: pycocotools' numbers.
         curves: precision, recall and F1 over confidence.
         detections: of each image of the data set, boxes in its own pixels.
-        detected: the same at the settings that ``detect`` has by default. The candidates it suppresses are those of the
-            network, not what is left of them in ``detections``: it is what ``detect`` finds in an image of the same
-            letterbox shape.
-        results: the same in COCO's result form, with the data set's own ids.
+        detected: the same with ``detect``'s defaults for confidence, NMS and number, each box for its best class. It is
+            taken from all the network's candidates, not from what is left in ``detections``, so it is what ``detect``
+            finds, but for the wider border that images are evaluated with.
+        results: ``detections`` in COCO's result form, with the data set's own ids.
         speed: milliseconds an image waiting for images (``preprocess``), in the network and its decoding
             (``inference``), and in ``nms``.
+        folder: where a command wrote its results; None if none did.
     """
 
     coco: CocoResult
@@ -39,6 +41,16 @@ class Evaluation:
     detected: list[Detections]
     results: list[dict[str, Any]]
     speed: dict[str, float]
+    folder: Path | None = None
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The twelve numbers by name: ``AP``, ``AP50``, …."""
+        return self.coco.metrics
+
+    def __repr__(self) -> str:
+        numbers = ", ".join(f"{name} {self.metrics[name]:.3f}" for name in ("AP", "AP50", "AR100"))
+        return f"Evaluation({len(self.detections)} images, {numbers})"
 
 
 def evaluate(

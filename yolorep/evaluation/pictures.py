@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from yolorep.console import say
 from yolorep.data.annotations import Annotations
 from yolorep.data.dataset import DetectionDataset
-from yolorep.data.image import ImageError, read_image
 from yolorep.detections import Detections
 from yolorep.evaluation.confusion import confusion_matrix
 from yolorep.evaluation.evaluator import Evaluation
+from yolorep.images import ImageError, read_image
 from yolorep.plots.curves import plot_confidence_curves, plot_confusion_matrix, plot_pr_curve
 from yolorep.plots.grids import certain, plot_predictions
 

@@ -37,8 +37,9 @@ def table(evaluation: Evaluation, *, images: int, every_class: bool = False) -> 
 
 
 def metrics_dict(evaluation: Evaluation) -> dict[str, Any]:
-    """What ``metrics.json`` holds: the twelve numbers, the classes, the best confidence (null if nothing is right) and
-    its F1, the speed in milliseconds an image.
+    """What ``metrics.json`` holds: the twelve numbers, the best F1 and where it is, the classes, milliseconds an image.
+
+    The best confidence is None if no detection is right.
     """
     return {
         **evaluation.coco.metrics,

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from yolorep.detections import Detections
-from yolorep.media.draw import draw
-from yolorep.media.sinks import write_image
+from yolorep.drawing import draw
+from yolorep.images import write_image
 from yolorep.ops.boxes import cxcywh_to_xyxy
 
 Image = NDArray[np.uint8]
@@ -46,9 +46,7 @@ def plot_batch(images: Tensor, targets: Tensor, names: Sequence[str], out: Path)
     )
 
 
-def plot_predictions(
-    images: Iterable[tuple[Image, Detections, Detections]], names: Sequence[str], out: Path
-) -> None:
+def plot_predictions(images: Iterable[tuple[Image, Detections, Detections]], names: Sequence[str], out: Path) -> None:
     """Draws images twice, side by side: with their labels, and with what was detected.
 
     Args:
