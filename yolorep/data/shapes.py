@@ -36,17 +36,28 @@ _SHIFT = 4
 _MIN_VISIBLE, _MIN_INSIDE = 0.55, 0.7
 #: Least distance in RGB between a shape and what it lies on.
 _MIN_CONTRAST = 90.0
+#: Radius of the largest shapes, as a share of the image's long side.
+_LARGEST = 0.26
 
 
 class ShapesOptions(BaseModel):
-    """What the ``generate`` key of a data YAML says."""
+    """What the ``generate`` key of a data YAML says.
+
+    Attributes:
+        train, val: images of each split.
+        image_size: long side in pixels.
+        objects: at most, in an image.
+        smallest: radius of the smallest shapes, as a share of the long side.
+        seed: of the random numbers.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     train: int = Field(default=512, ge=1)
     val: int = Field(default=128, ge=1)
     image_size: int = Field(default=320, ge=64, le=2048)
-    objects: int = Field(default=9, ge=1, le=100)
+    objects: int = Field(default=9, ge=2, le=100)
+    smallest: float = Field(default=0.025, ge=0.01, lt=_LARGEST)
     seed: int = Field(default=0, ge=0)
 
 
@@ -162,7 +173,7 @@ def render_image(options: ShapesOptions, split: str, number: int) -> tuple[Image
     seen = np.zeros(0)  # and those that are still visible
     # Large ones first: they would hide the small ones.
     wanted = rng.integers(2, options.objects + 1)
-    radii = np.sort(side * np.exp(rng.uniform(math.log(0.025), math.log(0.26), wanted)))[::-1]
+    radii = np.sort(side * np.exp(rng.uniform(math.log(options.smallest), math.log(_LARGEST), wanted)))[::-1]
     for radius in radii:
         for _ in range(8):  # attempts at a place where nothing gets hidden
             class_id = int(rng.integers(len(OUTLINES)))
