@@ -1,8 +1,8 @@
 """The whole path in a few minutes: train, evaluate, fuse, detect. ``make demo`` runs this.
 
 Trains cfg/yolorep/n.yaml, the default model, from scratch on the rendered shapes of demo.yaml at a small size, fails
-unless it learned to tell them apart (AP50 >= 0.9), fuses the result, detects with it at the confidence that val found best
-and leaves a picture of what it sees in images that training has not seen.
+unless it learned to tell them apart (AP50 >= 0.9), fuses the result, detects with it at the confidence that val found
+best and leaves a picture of what it sees in images that training has not seen.
 """
 
 from __future__ import annotations

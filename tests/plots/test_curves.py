@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import cv2
@@ -61,6 +62,44 @@ def test_validation_losses_join_the_training_losses(tmp_path: Path, val: str, se
     (tmp_path / "results.csv").write_text(f"epoch,train/box,lr/all{val}\n{rows}")
     plot_results(tmp_path / "results.csv", tmp_path / "results.png")
     assert (ORANGE in colours(tmp_path / "results.png")) == second_line
+
+
+def texts(path: Path) -> list[str]:
+    """What is written in an SVG picture: matplotlib says it in comments beside the outlines of the letters."""
+    return re.findall(r"<!-- (.*?) -->", path.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3, 7])
+def test_epochs_are_whole_numbers(tmp_path: Path, epochs: int) -> None:
+    rows = "".join(f"{epoch},.3,.2,.01\n" for epoch in range(1, epochs + 1))
+    (tmp_path / "results.csv").write_text(f"epoch,train/box,AP,lr/all\n{rows}")
+    plot_results(tmp_path / "results.csv", tmp_path / "results.svg")
+    written = texts(tmp_path / "results.svg")
+    assert {"box loss", "epoch", "1"} <= set(written)
+    assert not [text for text in written if re.fullmatch(r"[1-9]\.\d*[1-9]", text)]
+
+
+def test_the_best_confidence_is_marked(tmp_path: Path) -> None:
+    thresholds = np.arange(1001) / 1000
+    curves = {"Recall": np.stack([1 - thresholds, np.full(1001, np.nan), np.full(1001, 0.5)])}
+    curves["F1"] = curves["Recall"] / 2
+    plot_confidence_curves(thresholds, curves, ["a", "b", "c"], tmp_path / "curves.svg", best=0.5)
+    written = texts(tmp_path / "curves.svg")
+    expected = {"Recall (0.500 at 0.5)", "F1 (0.250 at 0.5)", "best confidence 0.5", "mean of classes", "a", "c"}
+    assert expected <= set(written)
+    assert "b" not in written
+
+
+@pytest.mark.parametrize(("normalized", "expected"), [(False, ["30", "10", "4"]), (True, ["0.75", "0.25", "1.00"])])
+def test_cells_of_the_confusion_matrix(tmp_path: Path, normalized: bool, expected: list[str]) -> None:
+    """Of 40 objects of the class 10 are missed; 4 detections are of nothing."""
+    matrix = np.array([[30, 10], [4, 0]])
+    plot_confusion_matrix(matrix, ["a"], tmp_path / "confusion.svg", normalized=normalized)
+    written = texts(tmp_path / "confusion.svg")
+    cells = written[
+        written.index("Confusions, as shares of each true class" if normalized else "Confusions, as counts") - 3 :
+    ]
+    assert cells[:3] == [expected[0], expected[2], expected[1]]  # row by row
 
 
 def test_plot_results_without_rows(tmp_path: Path) -> None:

@@ -185,7 +185,7 @@ def plot_confusion_matrix(
     few = count <= 21
     values = matrix.T / np.maximum(matrix.sum(axis=1), 1) if normalized else matrix.T
     side = min(max(4.0, 0.62 * count if few else 0.19 * count), 40)
-    longest = 0.08 * max(map(len, labels))  # inches, about
+    longest = 0.08 * min(max(map(len, labels)), 60)  # inches, about
     with _picture(out, side + longest + 1.4, side + longest + 0.4) as figure:
         axes = figure.subplots()
         # The root makes rare confusions visible: of many classes only colour tells, and counts differ a lot.
@@ -274,11 +274,7 @@ def _class_curves(
         axes.plot(x, curves[present].mean(axis=0), color="black" if few else LINES[0], lw=3, label=mean)
 
 
-def _curves(
-    axes: Axes,
-    x: NDArray[np.float64],
-    curves: dict[str, NDArray[np.float64]],
-) -> None:
+def _curves(axes: Axes, x: NDArray[np.float64], curves: Mapping[str, NDArray[np.float64]]) -> None:
     for (name, values), colour in zip(curves.items(), LINES, strict=False):
         known = np.isfinite(values)  # epochs that were not evaluated are bridged
         if known.any():
