@@ -71,8 +71,8 @@ def demo() -> int:
     assert isinstance(images, list)
     listing = FOLDER / "images.txt"
     listing.write_text("\n".join(images[: PICTURE_ROWS * PICTURE_COLUMNS]))
-    confidence = ("--conf-thres", str(metrics["best_confidence"]))
-    run("detect", "--weights", str(fused), "--source", str(listing), "--name", "detect", *confidence, *common)
+    look = ("--conf-thres", str(metrics["best_confidence"]), "--line-thickness", "2")
+    run("detect", "--weights", str(fused), "--source", str(listing), "--name", "detect", *look, *common)
     result = FOLDER / "demo.jpg"
     cv2.imwrite(str(result), picture(FOLDER / "detect"), [cv2.IMWRITE_JPEG_QUALITY, 85])
     print(f"\nAP50 {ap50:.3f} after {time.perf_counter() - start:.0f} s; what it sees: {result}")

@@ -32,8 +32,8 @@ _VERSION = 1
 _SPLITS = ("train", "val")
 #: Fixed-point bits of polygon corners: shapes are placed to 1/16 pixel.
 _SHIFT = 4
-#: Least share of a shape that stays visible, under others and inside the image.
-_MIN_VISIBLE, _MIN_INSIDE = 0.55, 0.7
+#: Least share of a shape that lies inside the image.
+_MIN_INSIDE = 0.7
 #: Least distance in RGB between a shape and what it lies on.
 _MIN_CONTRAST = 90.0
 #: Radius of the largest shapes, as a share of the image's long side.
@@ -48,6 +48,7 @@ class ShapesOptions(BaseModel):
         image_size: long side in pixels.
         objects: at most, in an image.
         smallest: radius of the smallest shapes, as a share of the long side.
+        visible: least share of a shape that others and the image's edge leave visible.
         seed: of the random numbers.
     """
 
@@ -58,6 +59,7 @@ class ShapesOptions(BaseModel):
     image_size: int = Field(default=320, ge=64, le=2048)
     objects: int = Field(default=9, ge=2, le=100)
     smallest: float = Field(default=0.025, ge=0.01, lt=_LARGEST)
+    visible: float = Field(default=0.55, ge=0.1, le=1)
     seed: int = Field(default=0, ge=0)
 
 
@@ -181,7 +183,7 @@ def render_image(options: ShapesOptions, split: str, number: int) -> tuple[Image
             window = np.s_[top : top + mask.shape[0], left : left + mask.shape[1]]
             inside = mask > 127
             hidden = np.bincount(owner[window][inside] + 1, minlength=len(classes) + 1)[1:]
-            if share < _MIN_INSIDE or (seen - hidden < _MIN_VISIBLE * whole).any():
+            if share < max(_MIN_INSIDE, options.visible) or (seen - hidden < options.visible * whole).any():
                 continue
             image[window] = _painted(rng, image[window], mask, inside)
             owner[window][inside] = len(classes)
