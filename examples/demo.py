@@ -21,9 +21,11 @@ from yolorep.data.catalog import load_data_config
 
 FOLDER = Path("runs/demo")
 DATA = str(Path(__file__).with_name("demo.yaml"))
-IMAGE_SIZE, EPOCHS = 128, 30
+#: Looked at a little larger than in training, images show more of small shapes.
+TRAIN_SIZE, IMAGE_SIZE = "128", "160"
+EPOCHS = "30"
 WANTED_AP50 = 0.9
-PICTURE_ROWS, PICTURE_COLUMNS = 3, 4
+PICTURE_ROWS, PICTURE_COLUMNS = 2, 3
 
 
 def run(*argv: str) -> None:
@@ -35,7 +37,7 @@ def run(*argv: str) -> None:
 
 def picture(folder: Path) -> np.ndarray:
     """Puts the first annotated images side by side."""
-    tile = 320
+    tile = 426
     canvas = np.full((PICTURE_ROWS * tile, PICTURE_COLUMNS * tile, 3), 255, np.uint8)
     files = sorted(folder.glob("*.jpg")) + sorted(folder.glob("*.png"))
     for index, file in enumerate(files[: PICTURE_ROWS * PICTURE_COLUMNS]):
@@ -56,11 +58,13 @@ def demo() -> int:
     start = time.perf_counter()
     if FOLDER.exists():  # of an earlier demo, which may have been interrupted
         shutil.rmtree(FOLDER)
-    common = ("--project", str(FOLDER), "--imgsz", str(IMAGE_SIZE))
-    run("train", "--data", DATA, "--epochs", str(EPOCHS), "--cache", "ram", "--noval", "--name", "train", *common)
+    project = ("--project", str(FOLDER))
+    size = ("--imgsz", IMAGE_SIZE)
+    training = ("--data", DATA, "--epochs", EPOCHS, "--imgsz", TRAIN_SIZE, "--cache", "ram", "--noval")
+    run("train", *training, "--name", "train", *project)
     weights, fused = FOLDER / "train" / "weights" / "best.pt", FOLDER / "fused.pt"
     run("fuse", "--weights", str(weights), "--output", str(fused))
-    run("val", "--weights", str(fused), "--data", DATA, "--name", "val", *common)
+    run("val", "--weights", str(fused), "--data", DATA, *size, "--name", "val", *project)
     metrics = json.loads((FOLDER / "val" / "metrics.json").read_text())
     ap50 = metrics["AP50"]
     if ap50 < WANTED_AP50:
@@ -71,8 +75,8 @@ def demo() -> int:
     assert isinstance(images, list)
     listing = FOLDER / "images.txt"
     listing.write_text("\n".join(images[: PICTURE_ROWS * PICTURE_COLUMNS]))
-    look = ("--conf-thres", str(metrics["best_confidence"]), "--line-thickness", "2")
-    run("detect", "--weights", str(fused), "--source", str(listing), "--name", "detect", *look, *common)
+    confidence = ("--conf-thres", str(metrics["best_confidence"]))
+    run("detect", "--weights", str(fused), "--source", str(listing), *size, *confidence, "--name", "detect", *project)
     result = FOLDER / "demo.jpg"
     cv2.imwrite(str(result), picture(FOLDER / "detect"), [cv2.IMWRITE_JPEG_QUALITY, 85])
     print(f"\nAP50 {ap50:.3f} after {time.perf_counter() - start:.0f} s; what it sees: {result}")
