@@ -92,7 +92,7 @@ def plot_results(csv_path: Path, out: Path) -> None:
         for axes in figure.axes:
             axes.set_xlabel("epoch")
             axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-            axes.set_ylim(bottom=0)
+            axes.set(xlim=(epochs[0] - 0.5, epochs[-1] + 0.5), ylim=(0, None))
 
 
 def plot_pr_curve(precision: NDArray[np.float64], names: Sequence[str], out: Path) -> None:
