@@ -104,6 +104,17 @@ def test_importing_the_package_is_light() -> None:
     assert time.process_time() - start < 5
 
 
+def test_the_predictor_imports_what_it_needs() -> None:
+    code = """
+import sys
+from yolorep import Predictor
+heavy = "torchvision", "matplotlib", "pycocotools", "onnx", "onnxruntime", "pandas", "pydantic", "yolorep.training"
+found = [name for name in heavy if name in sys.modules]
+assert not found, found
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_info_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["info", "--cfg", MODEL, "--json", "--imgsz", "64"]) == 0
     info = json.loads(capsys.readouterr().out)
