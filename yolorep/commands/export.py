@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
-import yolorep
 from yolorep.console import say
 from yolorep.device import select_device
 from yolorep.errors import UserError, suggest
@@ -17,9 +16,10 @@ from yolorep.formats.metadata import Metadata
 from yolorep.formats.samples import sample_batches
 from yolorep.formats.write import input_shapes, write_checked
 from yolorep.inference.open import load_model
-from yolorep.models.image_size import fit_image_size
+from yolorep.models.image_size import fit_image_size, remembered_size
 from yolorep.nn.reparam import fuse
 from yolorep.options import ExportOptions
+from yolorep.version import __version__
 
 #: What YOLOv5 offers and this program does not.
 ELSEWHERE = ("openvino", "engine", "coreml", "saved_model", "pb", "tflite", "edgetpu", "tfjs", "paddle")
@@ -44,7 +44,7 @@ def run(options: ExportOptions) -> list[Path]:
         raise UserError("--weights: missing; expected a checkpoint (.pt)")
     weights = Path(options.weights)
     model = load_model(weights).for_inference(nms_free=options.nms_free)
-    size = fit_image_size(options.imgsz, model.max_stride)
+    size = fit_image_size(remembered_size(options.imgsz, model.geometry, options.weights), model.max_stride)
     fused, report = fuse(model, image_size=size)
     say(f"{weights}: fused {len(report.records)} blocks, {report.params:,} -> {report.params_fused:,} parameters")
     shapes = input_shapes(size, stride=model.max_stride, batch_size=options.batch_size, dynamic=options.dynamic)
@@ -55,9 +55,10 @@ def run(options: ExportOptions) -> list[Path]:
         strides=fused.strides,
         image_size=None if options.dynamic else (size, size),
         batch_size=None if options.dynamic else options.batch_size,
-        version=yolorep.__version__,
+        version=__version__,
         nms_free=fused.nms_free,
         fuse=report.to_dict(),
+        geometry=model.geometry,
     )
     files = []
     for made in formats:

@@ -11,6 +11,7 @@ from yolorep.console import say
 from yolorep.data.catalog import load_data_config
 from yolorep.data.dataset import DetectionDataset
 from yolorep.data.scan import load_annotations
+from yolorep.detections import yolo_text
 from yolorep.device import select_device
 from yolorep.errors import UserError
 from yolorep.evaluation.evaluator import Evaluation, evaluate
@@ -20,14 +21,14 @@ from yolorep.files import new_run_dir, write_text
 from yolorep.formats.base import Backend
 from yolorep.formats.tta import TTA
 from yolorep.inference.open import load_backend
-from yolorep.media.sinks import OutputNames, yolo_text
-from yolorep.models.image_size import fit_image_size
+from yolorep.media.sinks import OutputNames
+from yolorep.models.image_size import fit_image_size, remembered_size
 from yolorep.options import ValOptions
 from yolorep.weights.load import load_checkpoint
 
 
-def run(options: ValOptions) -> Path:
-    """Evaluates weights on a data set; prints the numbers and writes them to the run directory, which is returned.
+def run(options: ValOptions) -> Evaluation:
+    """Evaluates weights on a data set; prints the numbers and writes them to a run directory, ``folder`` of the result.
 
     Raises:
         UserError: if weights, data or both do not fit.
@@ -47,11 +48,11 @@ def run(options: ValOptions) -> Path:
             f"{data}: has {len(annotations.names)} classes, but {options.weights} predicts {len(backend.names)}; "
             "evaluate on the data set the weights were trained for"
         )
-    options = _fit_to_file(options, backend)
+    size, rect = _input_shape(options, backend)
     if options.augment:
         backend = TTA(backend)
     folder = new_run_dir(options.project, options.name, exist_ok=options.exist_ok)
-    dataset = DetectionDataset(annotations, image_size=options.imgsz)
+    dataset = DetectionDataset(annotations, image_size=size)
     evaluation = evaluate(
         backend,
         dataset,
@@ -59,7 +60,7 @@ def run(options: ValOptions) -> Path:
         confidence=options.conf_thres,
         iou=options.iou_thres,
         max_detections=options.max_det,
-        rect=not options.no_rect,
+        rect=rect,
         single_class=options.single_cls,
         workers=options.workers,
         description=f"{options.task} {data}",
@@ -72,7 +73,7 @@ def run(options: ValOptions) -> Path:
         _save_txt(evaluation, dataset, folder / "labels", with_confidence=options.save_conf)
     plot_evaluation(evaluation, dataset, folder)
     say(f"results in {folder}")
-    return folder
+    return replace(evaluation, folder=folder)
 
 
 def _training_data(weights: Path) -> str:
@@ -85,16 +86,17 @@ def _training_data(weights: Path) -> str:
     return data
 
 
-def _fit_to_file(options: ValOptions, backend: Backend) -> ValOptions:
-    """A file exported for one size is evaluated at that size, as a square."""
+def _input_shape(options: ValOptions, backend: Backend) -> tuple[int, bool]:
+    """The long side to evaluate at, and whether in rectangles; a file made for one size is evaluated as a square."""
     if backend.image_size is None:
-        return replace(options, imgsz=fit_image_size(options.imgsz, backend.stride))
+        size = remembered_size(options.imgsz, backend.geometry, options.weights)
+        return fit_image_size(size, backend.stride), not options.no_rect
     height, width = backend.image_size
     if height != width:
         raise UserError(f"{options.weights}: evaluation needs a square or dynamic export, found {height}x{width}")
-    if options.imgsz != height or not options.no_rect:
+    if options.imgsz not in (None, height) or not options.no_rect:
         say(f"{options.weights} was exported for {height}x{width}: evaluating at that size with square letterboxes")
-    return replace(options, imgsz=height, no_rect=True)
+    return height, False
 
 
 def _save_txt(evaluation: Evaluation, dataset: DetectionDataset, folder: Path, *, with_confidence: bool) -> None:

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from yolorep.data.dataset import DetectionDataset
-from yolorep.data.image import ImageError, read_image
 from yolorep.detections import Detections
 from yolorep.evaluation.confusion import confusion_matrix
 from yolorep.evaluation.evaluator import Evaluation
+from yolorep.images import ImageError, read_image
 from yolorep.plots.curves import plot_confusion_matrix, plot_pr_curve
 from yolorep.plots.grids import plot_predictions
 

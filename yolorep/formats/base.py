@@ -13,6 +13,7 @@ from yolorep.errors import UserError
 from yolorep.formats.metadata import Metadata
 from yolorep.models.detector import Detector
 from yolorep.ops.decode import Decoded
+from yolorep.ops.letterbox import Geometry
 
 INPUT = "images"
 OUTPUTS = ("boxes", "scores")
@@ -28,6 +29,7 @@ class Backend(ABC):
         batch_size: the batch size the file was made for; None if any. Callers may pass any number of images all the
             same: they are cut into batches, and the last one is filled up.
         nms_free: there is one candidate an object, so that nothing has to be suppressed.
+        geometry: of the images that the network was trained on.
     """
 
     names: tuple[str, ...]
@@ -35,6 +37,7 @@ class Backend(ABC):
     image_size: tuple[int, int] | None
     batch_size: int | None
     nms_free: bool = False
+    geometry: Geometry = Geometry()
 
     def __call__(self, images: Tensor) -> Decoded:
         """Runs a batch.

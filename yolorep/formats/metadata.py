@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from yolorep.errors import UserError
-from yolorep.ops.letterbox import BORDER
+from yolorep.ops.letterbox import BORDER, Geometry
 
 #: How an image becomes the file's input, for programs that know nothing of yolorep.
 PREPROCESSING = {
@@ -34,6 +34,7 @@ class Metadata:
         version: the yolorep that wrote the file.
         nms_free: there is one candidate an object: the best scores are the detections, without NMS.
         fuse: the report of the fuse the file was made from.
+        geometry: of the images that the network was trained on.
     """
 
     names: tuple[str, ...]
@@ -44,6 +45,7 @@ class Metadata:
     version: str
     nms_free: bool = False
     fuse: Mapping[str, Any] = field(default_factory=dict)
+    geometry: Geometry = field(default_factory=Geometry)
 
     def to_strings(self) -> dict[str, str]:
         """As key → JSON text, which every export format can carry."""
@@ -58,6 +60,7 @@ class Metadata:
             "nms_free": self.nms_free,
             "preprocessing": PREPROCESSING,
             "fuse": dict(self.fuse),
+            "geometry": asdict(self.geometry),
         }
         return {key: json.dumps(value, ensure_ascii=False) for key, value in values.items()}
 
@@ -88,6 +91,7 @@ class Metadata:
                 version=str(values["yolorep"]),
                 nms_free=_flag(strings.get("nms_free", "false")),  # files of before there was a choice need NMS
                 fuse=dict(values["fuse"]),
+                geometry=Geometry(**json.loads(strings.get("geometry", "{}"))),
             )
         except (KeyError, IndexError, TypeError, ValueError) as error:
             raise UserError(

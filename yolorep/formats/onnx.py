@@ -98,6 +98,7 @@ class OnnxBackend(Backend):
         self.image_size = metadata.image_size
         self.batch_size = metadata.batch_size
         self.nms_free = metadata.nms_free
+        self.geometry = metadata.geometry
         self.metadata = metadata
 
     def _run(self, images: Tensor) -> Decoded:

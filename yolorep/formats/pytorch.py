@@ -40,6 +40,7 @@ class TorchBackend(Backend):
         self.image_size = None
         self.batch_size = None
         self.nms_free = model.nms_free
+        self.geometry = model.geometry
 
     @torch.inference_mode()
     def _run(self, images: Tensor) -> Decoded:

@@ -63,6 +63,7 @@ class TorchScriptBackend(Backend):
         self.image_size = self.metadata.image_size
         self.batch_size = self.metadata.batch_size
         self.nms_free = self.metadata.nms_free
+        self.geometry = self.metadata.geometry
 
     @torch.inference_mode()
     def _run(self, images: Tensor) -> Decoded:

@@ -42,6 +42,7 @@ class TTA(Backend):
         self.stride = backend.stride
         self.image_size = None
         self.batch_size = None
+        self.geometry = backend.geometry
 
     def _run(self, images: Tensor) -> Decoded:
         width = images.shape[3]

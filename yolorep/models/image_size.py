@@ -5,7 +5,7 @@ from __future__ import annotations
 from yolorep.console import say
 from yolorep.models.detector import Detector
 from yolorep.models.network import Network
-from yolorep.ops.letterbox import round_up
+from yolorep.ops.letterbox import DEFAULT_SIZE, Geometry, round_up
 
 
 def fit_image_size(size: int, stride: int) -> int:
@@ -16,6 +16,13 @@ def fit_image_size(size: int, stride: int) -> int:
     return fitted
 
 
+def remembered_size(asked: int | None, geometry: Geometry, weights: str) -> int:
+    """``--imgsz``, or without it the size that the weights were trained at, which is said."""
+    if asked is None and geometry.image_size is not None:
+        say(f"imgsz {geometry.image_size}, which {weights} was trained at; --imgsz takes another")
+    return geometry.size(asked)
+
+
 def counted_size(model: Network, size: int | None, *, quiet: bool = False) -> int:
     """The image size that a model's operations are counted at: ``size``, or what is usual for its kind.
 
@@ -24,5 +31,5 @@ def counted_size(model: Network, size: int | None, *, quiet: bool = False) -> in
         size: ``--imgsz``, rounded up to a multiple of the largest stride; None for 640, and 224 for a classifier.
         quiet: do not say that it was rounded.
     """
-    size = size or (640 if isinstance(model, Detector) else 224)
+    size = size or (DEFAULT_SIZE if isinstance(model, Detector) else 224)
     return round_up(size, model.max_stride) if quiet else fit_image_size(size, model.max_stride)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from yolorep.models.detector import Detector, build_network
 from yolorep.models.network import Network
 from yolorep.models.parser import parse_config
 from yolorep.nn.reparam import fused_form
+from yolorep.ops.letterbox import Geometry
 from yolorep.weights.pickles import DAMAGE
 
 FORMAT = "yolorep-1"
@@ -37,6 +38,7 @@ class Checkpoint:
         fused: weights of the fused form, which cannot be trained.
         training: optimizer, progress, options and so on, of an unfinished run; empty otherwise.
         data: the dataset YAML it was trained on, as it was given; empty if unknown.
+        geometry: of the images it was trained on.
     """
 
     path: Path
@@ -48,6 +50,7 @@ class Checkpoint:
     fused: bool = False
     training: dict[str, Any] = field(default_factory=dict)
     data: str = ""
+    geometry: Geometry = field(default_factory=Geometry)
 
     def build(self, *, use_ema: bool = True) -> Detector | Classifier:
         """Builds the network and loads its weights, all of them.
@@ -66,6 +69,7 @@ class Checkpoint:
         if self.fused:
             model = fused_form(model)
         set_bn_values(model, self.bn)
+        model.geometry = self.geometry
         weights = self.ema if use_ema and self.ema is not None else self.state_dict
         load_strictly(model, weights, source=str(self.path))
         return model.float()
@@ -103,6 +107,7 @@ def save_checkpoint(
         "fused": fused,
         "training": dict(training or {}),
         "data": data,
+        "geometry": asdict(model.geometry),
     }
     try:
         with atomic_write(path) as temporary, temporary.open("wb") as file:
@@ -121,7 +126,7 @@ def parse_checkpoint(content: Any, path: Path) -> Checkpoint:
         found = content.get("format", "another") if isinstance(content, dict) else type(content).__name__
         raise UserError(f"{path}: expected a checkpoint of format {FORMAT!r}, found {found!r}")
     for key, fits in _FORM.items():
-        if not fits(content.get(key)):
+        if not fits(content.get(key)) and (key in content or key not in _LATER):
             raise UserError(f"{path}: a damaged checkpoint: {key} {'does not fit' if key in content else 'is missing'}")
     return Checkpoint(
         path=path,
@@ -133,6 +138,7 @@ def parse_checkpoint(content: Any, path: Path) -> Checkpoint:
         fused=content["fused"],
         training=content["training"],
         data=content["data"],
+        geometry=Geometry(**content.get("geometry", {})),
     )
 
 
@@ -156,6 +162,14 @@ def _is_norms(value: Any) -> bool:
     )
 
 
+def _is_geometry(value: Any) -> bool:
+    try:
+        Geometry(**value)
+    except (TypeError, ValueError):
+        return False
+    return isinstance(value["image_size"], int | None) and isinstance(value["pad"], int | float)
+
+
 #: What our files hold, key by key.
 _FORM: dict[str, Callable[[Any], bool]] = {
     "model_config": lambda value: isinstance(value, dict),
@@ -166,7 +180,10 @@ _FORM: dict[str, Callable[[Any], bool]] = {
     "fused": lambda value: isinstance(value, bool),
     "training": lambda value: isinstance(value, dict),
     "data": lambda value: isinstance(value, str),
+    "geometry": _is_geometry,
 }
+#: Keys that files of earlier versions lack.
+_LATER = frozenset({"geometry"})
 
 
 def load_strictly(model: nn.Module, weights: Mapping[str, Tensor], *, source: str) -> None:
