@@ -140,7 +140,11 @@ def _add_flag(command: argparse.ArgumentParser, field: Any, hint: Any) -> None:
     if meta["choices"]:
         kwargs["choices"] = meta["choices"]
     kwargs.setdefault("metavar", field.name.rpartition("_")[2].upper() if not meta["choices"] else None)
-    command.add_argument(*flags, type=kind, **kwargs)
+    command.add_argument(*flags, type=_number_or_name if isinstance(kind, types.UnionType) else kind, **kwargs)
+
+
+def _number_or_name(text: str) -> int | str:
+    return int(text) if text.isdecimal() else text
 
 
 def _flags(options: type[Options]) -> list[str]:

@@ -14,7 +14,8 @@ from torchvision.transforms import InterpolationMode
 
 from yolorep.device import select_device
 from yolorep.errors import UserError
-from yolorep.media.sources import Frame, Unreadable, open_source
+from yolorep.media.frames import Frame, Unreadable
+from yolorep.media.sources import open_source
 from yolorep.models.classifier import Classifier
 from yolorep.nn.reparam import fuse
 from yolorep.ops.prepare import to_tensor
