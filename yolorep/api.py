@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
+from yolorep.commands.help_text import help_text
 from yolorep.config import check_options
 from yolorep.options import DetectOptions, ExportOptions, Options, TrainOptions, ValOptions, option
 
@@ -47,7 +48,7 @@ def _by_keyword(
             check_options(flags, given, source=f"{function.__name__}()")
             return function(options(*args, **values))
 
-        lines = [f"    {entry.name}: {entry.metadata['help']}." for entry in fields(options)]
+        lines = [f"    {entry.name}: {help_text(entry)}." for entry in fields(options)]
         call.__doc__ = "\n".join([inspect.cleandoc(function.__doc__ or ""), "", "Args:", *lines])
         call.__signature__ = inspect.signature(options).replace(  # type: ignore[attr-defined]
             return_annotation=function.__annotations__["return"]

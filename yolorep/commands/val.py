@@ -81,7 +81,7 @@ def _training_data(weights: Path) -> str:
     if not data:
         raise UserError(f"--data: missing; {weights} does not say what it was trained on, so name a dataset YAML")
     say(f"data: {data}, which {weights} was trained on")
-    find_config(data)
+    find_config(data, "data")
     return data
 
 

@@ -160,7 +160,7 @@ def new_run(options: TrainOptions) -> Run:
     """
     if options.exist_ok:
         refuse_unfinished(Path(options.project) / options.name)
-    data, resources = find_config(options.data).resolve(), resources_dir().resolve()
+    data, resources = find_config(options.data, "data").resolve(), resources_dir().resolve()
     if data.is_relative_to(resources / "data"):  # packaged files are found by name from anywhere
         options = replace(options, data=data.relative_to(resources).as_posix())
     else:
