@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from yolorep.commands.help_text import help_text
 from yolorep.config import check_options
+from yolorep.errors import opencv_wanted
 from yolorep.options import DetectOptions, ExportOptions, Options, TrainOptions, ValOptions, option
 
 if TYPE_CHECKING:
@@ -46,7 +47,8 @@ def _by_keyword(
             extra = {entry.name for entry in fields(options)} - {entry.name for entry in fields(flags)}
             given = {name: value for name, value in values.items() if name not in extra}
             check_options(flags, given, source=f"{function.__name__}()")
-            return function(options(*args, **values))
+            with opencv_wanted():
+                return function(options(*args, **values))
 
         lines = [f"    {entry.name}: {help_text(entry)}." for entry in fields(options)]
         call.__doc__ = "\n".join([inspect.cleandoc(function.__doc__ or ""), "", "Args:", *lines])

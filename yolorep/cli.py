@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from yolorep.commands.help_text import default_text, help_text
 from yolorep.commands.yolov5_flags import REPLACED
-from yolorep.errors import UserError, YolorepError, suggest
+from yolorep.errors import UserError, YolorepError, opencv_wanted, suggest
 from yolorep.options import (
     ClassifyOptions,
     CompareOptions,
@@ -82,7 +82,8 @@ def run(argv: Sequence[str]) -> Any:
         _parser().print_help()
         return None
     command, options = parse(argv)
-    return import_module(f"yolorep.commands.{command}").run(options)
+    with opencv_wanted():
+        return import_module(f"yolorep.commands.{command}").run(options)
 
 
 def parse(argv: Sequence[str]) -> tuple[str, Options]:
