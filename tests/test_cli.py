@@ -122,7 +122,7 @@ def test_help_lists_the_formats(capsys: pytest.CaptureFixture[str]) -> None:
         assert ", ".join(FORMATS) in re.sub(r"\s+", " ", capsys.readouterr().out)
 
 
-@pytest.mark.parametrize("command", [[], ["train"], ["detect"]])
+@pytest.mark.parametrize("command", [[], ["train"], ["detect"], ["compare"]])
 def test_help_needs_no_torch(command: list[str]) -> None:
     code = (
         "import sys\nfrom yolorep.cli import main\n"
