@@ -66,15 +66,13 @@ class DataConfig:
         return self.splits[split].images(places)
 
 
-def load_data_config(
-    name: str | Path, *, download: bool = False, readers: Sequence[type[Reader]] = READERS
-) -> DataConfig:
+def load_data_config(name: str | Path, *, download: bool = False, readers: Sequence[type[Reader]] = ()) -> DataConfig:
     """Reads a data YAML.
 
     Args:
         name: file name, looked up in the working directory, then among the packaged files.
         download: fetch the data the YAML lists under ``download`` if a split is missing.
-        readers: label formats that an entry may have.
+        readers: label formats of your own, beside those of ``READERS``.
 
     Raises:
         UserError: one line listing every fault of the file.
@@ -89,11 +87,11 @@ def load_data_config(
         if key not in _KEYS and key not in _IGNORED_KEYS
     ]
     names = _parse_names(content.get("names"), content.get("nc"), faults)
+    given = {split: content[split] for split in SPLITS if content.get(split) is not None}
     splits = {
-        split: entry
-        for split in SPLITS
-        if content.get(split) is not None
-        and (entry := _parse_entry(split, content[split], readers, faults)) is not None
+        split: reader
+        for split, entry in given.items()
+        if (reader := _parse_entry(split, entry, (*READERS, *readers), faults)) is not None
     }
     root = content.get("path")
     if root is not None and not isinstance(root, str):
@@ -107,7 +105,7 @@ def load_data_config(
         say(f"{source}: the download script is ignored; only lists of url, sha256 and to are used")
     elif content.get("download") is not None:
         downloads = parse_downloads(content["download"], faults)
-    if not any(content.get(split) is not None for split in SPLITS):
+    if not given:
         faults.append("expected at least one of train, val, test")
     if names is None and not any(reader.knows_names for reader in splits.values()):
         faults.append("names: missing (a list of class names)")
