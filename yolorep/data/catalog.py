@@ -158,6 +158,7 @@ def _parse_entry(split: str, value: Any, readers: Sequence[type[Reader]], faults
         *forms, last = (reader.form for reader in readers)
         faults.append(f"{split}: expected {', '.join(forms)}, or {last}, found {str(value)[:80]}")
         return None
+    # The format meant is the one most of whose keys are there: a wrong one is told as such.
     reader = max((reader for reader in readers if reader.keys), key=lambda reader: len(value.keys() & set(reader.keys)))
     wrong = [f"{split}.{key}: unknown key{suggest(str(key), reader.keys)}" for key in value if key not in reader.keys]
     wrong += [
