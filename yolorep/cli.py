@@ -11,7 +11,6 @@ from dataclasses import MISSING, fields
 from importlib import import_module
 from typing import Any, NoReturn
 
-from yolorep import __version__
 from yolorep.commands.yolov5_flags import REPLACED
 from yolorep.errors import UserError, YolorepError, suggest
 from yolorep.options import (
@@ -23,7 +22,9 @@ from yolorep.options import (
     Options,
     TrainOptions,
     ValOptions,
+    flag,
 )
+from yolorep.version import __version__
 
 #: Command to its options; ``yolorep.commands.<command>`` runs it.
 COMMANDS: dict[str, type[Options]] = {
@@ -120,7 +121,7 @@ def _parser() -> _Parser:
 def _add_flag(command: argparse.ArgumentParser, field: Any, hint: Any) -> None:
     meta = field.metadata
     default = field.default if field.default is not MISSING else None
-    flags = [f"--{field.name.replace('_', '-')}", *meta["flags"]]
+    flags = [flag(field.name), *meta["flags"]]
     if "_" in field.name:
         flags.append(f"--{field.name}")
     kwargs: dict[str, Any] = {"dest": field.name, "default": default, "help": meta["help"].replace("%", "%%")}
@@ -143,14 +144,14 @@ def _add_flag(command: argparse.ArgumentParser, field: Any, hint: Any) -> None:
 
 
 def _flags(options: type[Options]) -> list[str]:
-    return [f"--{field.name.replace('_', '-')}" for field in fields(options)]
+    return [flag(field.name) for field in fields(options)]
 
 
-def _unknown(command: str, flag: str, known: Sequence[str]) -> str:
-    name = flag.partition("=")[0]
+def _unknown(command: str, found: str, known: Sequence[str]) -> str:
+    name = found.partition("=")[0]
     replaced = {spelling.replace("_", "-"): advice for spelling, advice in REPLACED.get(command, {}).items()}
     if advice := replaced.get(name.replace("_", "-")):
         return f"{command}: {name} of YOLOv5 is not offered: {advice}"
-    if not flag.startswith("-"):
-        return f"{command}: expected flags, found {flag!r}; see yolorep {command} --help"
+    if not found.startswith("-"):
+        return f"{command}: expected flags, found {found!r}; see yolorep {command} --help"
     return f"{command}: unknown flag {name}{suggest(name, known)}; see yolorep {command} --help"

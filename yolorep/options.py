@@ -36,21 +36,29 @@ def option(
     return field(default=default, metadata=metadata)
 
 
+def flag(name: str) -> str:
+    """An option's flag on the command line."""
+    return f"--{name.replace('_', '-')}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What all commands' options share: numbers are checked.
+    """What all commands' options share: numbers and choices are checked.
 
     Raises:
-        UserError: if a number is out of its range.
+        UserError: if a number is out of its range, or a value none of the choices.
     """
 
     def __post_init__(self) -> None:
         for entry in fields(self):
             value, low, high = getattr(self, entry.name), entry.metadata["low"], entry.metadata["high"]
+            choices = entry.metadata["choices"]
+            if choices and value is not None and value not in choices:
+                raise UserError(f"{flag(entry.name)}: expected one of {', '.join(choices)}, found {value!r}")
             if value is None or ((low is None or value >= low) and (high is None or value <= high)):
                 continue
             wanted = f"a number of at least {low:g}" if high is None else f"a number from {low:g} to {high:g}"
-            raise UserError(f"--{entry.name.replace('_', '-')}: expected {wanted}, found {value:g}")
+            raise UserError(f"{flag(entry.name)}: expected {wanted}, found {value:g}")
 
 
 @dataclass(frozen=True, kw_only=True)

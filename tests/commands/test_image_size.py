@@ -8,21 +8,18 @@ import cv2
 import numpy as np
 import pytest
 import torch
+import yaml
 
+from tests.training.toy_run import MODEL
 from yolorep import Predictor, load_model
 from yolorep.cli import main
 from yolorep.errors import UserError
 from yolorep.models.detector import build_model
 from yolorep.ops.letterbox import Geometry
+from yolorep.options import TrainOptions
+from yolorep.training.run import train
 from yolorep.weights.checkpoint import save_checkpoint
 from yolorep.weights.load import load_checkpoint
-
-MODEL = {
-    "nc": 2,
-    "anchors": [[16, 16, 24, 24], [32, 32, 48, 48]],
-    "backbone": [[-1, 1, "Conv", [8, 3, 4]], [-1, 1, "Conv", [16, 3, 2]], [-1, 1, "Conv", [16, 3, 2]]],
-    "head": [[[1, 2], 1, "Detect", ["nc", "anchors"]]],
-}
 
 
 @pytest.fixture
@@ -49,11 +46,7 @@ def weights(folder: Path, size: int | None) -> str:
 
 
 def test_a_run_is_evaluated_at_its_own_size(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from tests.training.toy_run import MODEL as TOY
-    from yolorep.options import TrainOptions
-    from yolorep.training.run import train
-
-    (data / "model.yaml").write_text(__import__("yaml").safe_dump(TOY))
+    (data / "model.yaml").write_text(yaml.safe_dump(MODEL))
     common = {"cfg": str(data / "model.yaml"), "data": str(data / "data.yaml"), "device": "cpu", "workers": 0}
     train(TrainOptions(imgsz=96, epochs=1, batch_size=2, project=str(data / "runs"), **common))
     best = data / "runs/exp/weights/best.pt"

@@ -55,8 +55,8 @@ def test_boxes_return_to_their_pixels(data: Path, rect: bool) -> None:
         best = evaluation.detections[index][0]
         expected = np.array([width // 4, height // 3, width * 3 // 4, height * 2 // 3])
         slack = 2.5 * max(1, max(height, width) / 320)  # resampling blurs the edge
-        np.testing.assert_allclose(best.xyxy[0], expected, atol=slack)
-        assert best.class_id[0] == 1
+        np.testing.assert_allclose(best.xyxy, expected, atol=slack)
+        assert best.class_id == 1
 
 
 def test_batch_size_does_not_matter(data: Path) -> None:
@@ -68,7 +68,7 @@ def test_batch_size_does_not_matter(data: Path) -> None:
 
 
 def test_what_the_command_writes(options: ValOptions) -> None:
-    folder = val(replace(options, save_json=True, save_txt=True, save_conf=True))
+    folder = val(replace(options, save_json=True, save_txt=True, save_conf=True)).folder
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["AP50"] > 0.99 and len(metrics["per_class"]) == 2
     assert metrics["speed"].keys() == {"preprocess", "inference", "nms"}
@@ -82,7 +82,7 @@ def test_what_the_command_writes(options: ValOptions) -> None:
 
 def test_one_class(options: ValOptions) -> None:
     options = replace(options, single_cls=True)
-    metrics = json.loads((val(options) / "metrics.json").read_text())
+    metrics = json.loads((val(options).folder / "metrics.json").read_text())
     assert [entry["name"] for entry in metrics["per_class"]] == ["item"]
     assert metrics["AP50"] > 0.99
 

@@ -4,31 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import cv2
-import numpy as np
 import pytest
-import yaml
 
-from tests.training.toy_run import MODEL
+from tests.training.toy_run import write_toy_data
 
 
 @pytest.fixture
 def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with model.yaml and data.yaml, and nothing else."""
     monkeypatch.setenv("YOLOREP_CACHE", str(tmp_path / "cache"))
-    rng = np.random.default_rng(0)
-    for split, count in (("train", 6), ("val", 3)):
-        (tmp_path / "images" / split).mkdir(parents=True)
-        (tmp_path / "labels" / split).mkdir(parents=True)
-        for index in range(count):
-            image = np.full((64, 64, 3), 40, np.uint8)
-            x, y, kind = rng.integers(0, 32), rng.integers(0, 32), rng.integers(0, 2)
-            image[y : y + 30, x : x + 30, kind] = 250
-            cv2.imwrite(str(tmp_path / "images" / split / f"{index}.png"), image)
-            row = f"{kind} {(x + 15) / 64} {(y + 15) / 64} {30 / 64} {30 / 64}\n"
-            (tmp_path / "labels" / split / f"{index}.txt").write_text(row)
-    (tmp_path / "model.yaml").write_text(yaml.safe_dump(MODEL))
-    (tmp_path / "data.yaml").write_text("{train: images/train, val: images/val, names: [blue, green]}")
+    write_toy_data(tmp_path)
     return tmp_path
 
 

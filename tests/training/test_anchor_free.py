@@ -50,7 +50,7 @@ def test_the_losss_own_terms_are_shown(
     monkeypatch.setattr("yolorep.training.run.plot_evaluation", lambda *args: None)
     head = [[[1, 2], 1, "DetectFree", ["nc", reg_max, True]]]
     (tmp_path / "model.yaml").write_text(yaml.safe_dump({**MODEL, "head": head}))
-    folder = train(replace(options, noval=True))
+    folder = train(replace(options, noval=True)).folder
     out = capsys.readouterr().out
     assert all(f"  {term} " in out for term in terms)
     rows = read_results(folder / "results.csv")
@@ -66,7 +66,7 @@ def test_the_losss_own_terms_are_shown(
 def test_from_training_to_files(options: TrainOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for place in ("training.run.plot_evaluation", "commands.val.plot_evaluation", "training.callbacks.Plots.on_end"):
         monkeypatch.setattr(f"yolorep.{place}", lambda *args: None)
-    folder = train(options)
+    folder = train(options).folder
     best = folder / "weights" / "best.pt"
     values = [f"--weights={best}", f"--data={options.data}", "--imgsz=64", "--workers=0", f"--project={tmp_path}"]
     metrics = []

@@ -177,7 +177,7 @@ def test_nothing_to_expand_is_one_line(tmp_path: Path) -> None:
 
 
 def test_a_run_is_resumed_with_its_branches(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = train(options(work, name="whole", epochs=2, expand="mobileone:k=2"))
+    whole = train(options(work, name="whole", epochs=2, expand="mobileone:k=2")).folder
     with monkeypatch.context() as context:
         stop_at(context, 4, KeyboardInterrupt())
         with pytest.raises(KeyboardInterrupt, match=r"--resume .*last\.pt"):

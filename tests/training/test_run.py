@@ -27,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("plots")
 
 
 def test_files_of_a_run(work: Path, draws: None) -> None:
-    folder = train(options(work, epochs=2, save_period=1))
+    folder = train(options(work, epochs=2, save_period=1)).folder
     assert folder == work / "runs" / "exp"
     expected = {"args.yaml", "hyp.yaml", "results.csv", "results.png", "labels.png", "metrics.json", "train_batch.jpg"}
     weights = {f"weights/{name}.pt" for name in ("best", "last", "epoch1", "epoch2")}
@@ -67,7 +67,7 @@ def test_a_run_says_what_its_recipe_comes_to(work: Path, capsys: pytest.CaptureF
 
 
 def test_same_seed_same_weights(work: Path) -> None:
-    first, second, other = (train(options(work, epochs=1, seed=seed, noval=True)) for seed in (1, 1, 2))
+    first, second, other = (train(options(work, epochs=1, seed=seed, noval=True)).folder for seed in (1, 1, 2))
     assert same_weights(first, second)
     assert not same_weights(first, other)
 
@@ -115,7 +115,7 @@ def add_bare_data(work: Path) -> None:
 
 def test_nothing_to_find_in_val_is_fine_with_noval(work: Path) -> None:
     add_bare_data(work)
-    folder = train(options(work, epochs=2, data=str(work / "bare_val.yaml"), noval=True))
+    folder = train(options(work, epochs=2, data=str(work / "bare_val.yaml"), noval=True)).folder
     best, last = (load_checkpoint(folder / "weights" / f"{name}.pt") for name in ("best", "last"))
     assert last.ema is not None
     assert all(torch.equal(best.state_dict[name], tensor) for name, tensor in last.ema.items())
@@ -146,7 +146,9 @@ def test_flags(work: Path) -> None:
         "precision": "bf16",
         "freeze": [1],
     }
-    folder = train(options(work, epochs=1, imgsz=60, rect=True, label_smoothing=0.1, optimizer="Adam", **changes))
+    folder = train(
+        options(work, epochs=1, imgsz=60, rect=True, label_smoothing=0.1, optimizer="Adam", **changes)
+    ).folder
     best = load_checkpoint(folder / "weights" / "best.pt")
     assert best.names == ("item",)
     assert read_options(folder / "args.yaml").imgsz == 64
@@ -158,7 +160,7 @@ def test_flags(work: Path) -> None:
 
 
 def test_nosave_and_noval(work: Path) -> None:
-    folder = train(options(work, epochs=2, nosave=True, noval=True))
+    folder = train(options(work, epochs=2, nosave=True, noval=True)).folder
     rows = read_results(folder / "results.csv")
     assert rows[0]["AP"] == ""
     assert rows[1]["AP"] != ""
@@ -184,7 +186,7 @@ def test_best_of_the_first_epoch(
         return {"AP": aps[len(seen) - 1]}
 
     monkeypatch.setattr("yolorep.training.run._score", score)
-    folder = train(options(work, **changes))
+    folder = train(options(work, **changes)).folder
     assert len(seen) == len(aps)
     best = load_checkpoint(folder / "weights" / "best.pt").state_dict
     assert all(torch.equal(best[name], tensor) for name, tensor in seen[0].items())
@@ -192,7 +194,7 @@ def test_best_of_the_first_epoch(
 
 
 def test_nosave_alone(work: Path) -> None:
-    folder = train(options(work, nosave=True, save_period=2))
+    folder = train(options(work, nosave=True, save_period=2)).folder
     assert sorted(path.name for path in (folder / "weights").iterdir()) == ["best.pt", "last.pt"]
 
 
@@ -215,7 +217,7 @@ def test_vanished_images_are_not_drawn(work: Path, draws: None, monkeypatch: pyt
         return original(*args, **named)
 
     monkeypatch.setattr("yolorep.training.run.table", table)
-    folder = train(options(work, epochs=1))
+    folder = train(options(work, epochs=1)).folder
     assert "confusion_matrix.png" in files(folder)
     assert "predictions.jpg" not in files(folder)
 
@@ -224,7 +226,7 @@ def test_weights_of_other_classes(work: Path, capsys: pytest.CaptureFixture[str]
     source = build_model(str(work / "model.yaml"), names=("a", "b", "c"))
     source.head.anchors *= 1.1
     save_checkpoint(work / "w.pt", source)
-    folder = train(options(work, epochs=1, cfg=None, weights=str(work / "w.pt"), noautoanchor=True))
+    folder = train(options(work, epochs=1, cfg=None, weights=str(work / "w.pt"), noautoanchor=True)).folder
     out = capsys.readouterr().out
     assert "the data set's 2 classes replace the 3 of" in out
     assert "transferred 23/23 tensors, class rows initialized anew" in out

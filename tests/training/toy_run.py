@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import torch
+import yaml
 
 from yolorep.options import TrainOptions
 from yolorep.training.trainer import Trainer
@@ -18,6 +21,23 @@ MODEL = {
     "backbone": [[-1, 1, "Conv", [8, 3, 4]], [-1, 1, "Conv", [16, 3, 2]], [-1, 1, "Conv", [16, 3, 2]]],
     "head": [[[1, 2], 1, "Detect", ["nc", "anchors"]]],
 }
+
+
+def write_toy_data(folder: Path) -> None:
+    """Writes model.yaml, data.yaml and its few small images into a folder."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 6), ("val", 3)):
+        (folder / "images" / split).mkdir(parents=True)
+        (folder / "labels" / split).mkdir(parents=True)
+        for index in range(count):
+            image = np.full((64, 64, 3), 40, np.uint8)
+            x, y, kind = rng.integers(0, 32), rng.integers(0, 32), rng.integers(0, 2)
+            image[y : y + 30, x : x + 30, kind] = 250
+            cv2.imwrite(str(folder / "images" / split / f"{index}.png"), image)
+            row = f"{kind} {(x + 15) / 64} {(y + 15) / 64} {30 / 64} {30 / 64}\n"
+            (folder / "labels" / split / f"{index}.txt").write_text(row)
+    (folder / "model.yaml").write_text(yaml.safe_dump(MODEL))
+    (folder / "data.yaml").write_text("{train: images/train, val: images/val, names: [blue, green]}")
 
 
 def options(work: Path, **changes: object) -> TrainOptions:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
-import yolorep
 from yolorep.console import say
 from yolorep.device import select_device
 from yolorep.errors import UserError, suggest
@@ -20,6 +19,7 @@ from yolorep.inference.open import load_model
 from yolorep.models.image_size import fit_image_size, remembered_size
 from yolorep.nn.reparam import fuse
 from yolorep.options import ExportOptions
+from yolorep.version import __version__
 
 #: What YOLOv5 offers and this program does not.
 ELSEWHERE = ("openvino", "engine", "coreml", "saved_model", "pb", "tflite", "edgetpu", "tfjs", "paddle")
@@ -55,7 +55,7 @@ def run(options: ExportOptions) -> list[Path]:
         strides=fused.strides,
         image_size=None if options.dynamic else (size, size),
         batch_size=None if options.dynamic else options.batch_size,
-        version=yolorep.__version__,
+        version=__version__,
         nms_free=fused.nms_free,
         fuse=report.to_dict(),
         geometry=model.geometry,

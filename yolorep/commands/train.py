@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from yolorep.options import TrainOptions
-from yolorep.training.run import train
+from yolorep.training.run import TrainResult, train
 
 
-def run(options: TrainOptions) -> Path:
+def run(options: TrainOptions) -> TrainResult:
     """Trains a detector: :func:`yolorep.training.run.train`."""
     return train(options)

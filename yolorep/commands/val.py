@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from yolorep.config import find_config
@@ -10,6 +11,7 @@ from yolorep.console import say
 from yolorep.data.catalog import load_data_config
 from yolorep.data.dataset import DetectionDataset
 from yolorep.data.scan import load_annotations
+from yolorep.detections import yolo_text
 from yolorep.device import select_device
 from yolorep.errors import UserError
 from yolorep.evaluation.evaluator import Evaluation, evaluate
@@ -19,14 +21,14 @@ from yolorep.files import new_run_dir, write_text
 from yolorep.formats.base import Backend
 from yolorep.formats.tta import TTA
 from yolorep.inference.open import load_backend
-from yolorep.media.sinks import OutputNames, yolo_text
+from yolorep.media.sinks import OutputNames
 from yolorep.models.image_size import fit_image_size, remembered_size
 from yolorep.options import ValOptions
 from yolorep.weights.load import load_checkpoint
 
 
-def run(options: ValOptions) -> Path:
-    """Evaluates weights on a data set; prints the numbers and writes them to the run directory, which is returned.
+def run(options: ValOptions) -> Evaluation:
+    """Evaluates weights on a data set; prints the numbers and writes them to a run directory, ``folder`` of the result.
 
     Raises:
         UserError: if weights, data or both do not fit.
@@ -71,7 +73,7 @@ def run(options: ValOptions) -> Path:
         _save_txt(evaluation, dataset, folder / "labels", with_confidence=options.save_conf)
     plot_evaluation(evaluation, dataset, folder)
     say(f"results in {folder}")
-    return folder
+    return replace(evaluation, folder=folder)
 
 
 def _training_data(weights: Path) -> str:

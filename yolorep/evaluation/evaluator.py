@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from yolorep.formats.base import Backend
 from yolorep.ops.prepare import to_detections
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Evaluation:
     """An evaluation's findings.
 
@@ -27,12 +28,23 @@ class Evaluation:
         results: the same in COCO's result form, with the data set's own ids.
         speed: milliseconds an image waiting for images (``preprocess``), in the network and its decoding
             (``inference``), and in ``nms``.
+        folder: where a command wrote its results; None if none did.
     """
 
     coco: CocoResult
     detections: list[Detections]
     results: list[dict[str, Any]]
     speed: dict[str, float]
+    folder: Path | None = None
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The twelve numbers by name: ``AP``, ``AP50``, …."""
+        return self.coco.metrics
+
+    def __repr__(self) -> str:
+        numbers = ", ".join(f"{name} {self.metrics[name]:.3f}" for name in ("AP", "AP50", "AR100"))
+        return f"Evaluation({len(self.detections)} images, {numbers})"
 
 
 def evaluate(

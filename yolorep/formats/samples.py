@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from yolorep.data.catalog import load_data_config
-from yolorep.data.image import ImageError, read_image
 from yolorep.data.shapes import render_image
 from yolorep.errors import UserError
+from yolorep.images import ImageError, read_image
 from yolorep.ops.letterbox import LetterBox
 from yolorep.ops.prepare import letterboxed
 

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Literal, cast, get_type_hints
+from typing import Literal, cast
 
 import numpy as np
 import torch
 import yaml
-from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
-from yolorep.config import Hyp, find_config, load_hyp, load_yaml, resources_dir
+from yolorep.config import Hyp, check_options, find_config, load_hyp, load_yaml, resources_dir
 from yolorep.console import say
 from yolorep.data.catalog import load_data_config
 from yolorep.data.dataset import Dataset, DetectionDataset
 from yolorep.data.loader import Batch, TrainLoader, train_loader
 from yolorep.data.scan import load_annotations
 from yolorep.device import autocast_dtype, select_device
-from yolorep.errors import UserError, YolorepError, suggest
+from yolorep.errors import UserError, YolorepError
 from yolorep.evaluation.evaluator import evaluate
 from yolorep.evaluation.pictures import plot_evaluation
 from yolorep.evaluation.report import metrics_dict, table
@@ -79,14 +79,54 @@ class Run:
     resumed: Checkpoint | None = None
 
 
-def train(options: TrainOptions) -> Path:
+#: Makes the loss of a model: (raw maps, targets) -> terms.
+MakeLoss = Callable[[Detector], Callable[[Raw, Tensor], LossTerms]]
+
+
+@dataclass(frozen=True, repr=False)
+class TrainResult:
+    """What a finished run leaves.
+
+    Attributes:
+        folder: ``args.yaml``, ``hyp.yaml``, ``results.csv``, ``metrics.json``, ``weights/`` and plots.
+        metrics: The twelve numbers of the best weights, fused.
+    """
+
+    folder: Path
+    metrics: Mapping[str, float]
+
+    @property
+    def best(self) -> Path:
+        """The averaged weights of the epoch of highest AP."""
+        return self.folder / "weights" / "best.pt"
+
+    @property
+    def last(self) -> Path:
+        """The last epoch's state, which a run can go on from."""
+        return self.folder / "weights" / "last.pt"
+
+    @functools.cached_property
+    def model(self) -> Detector:
+        """The detector with the best weights, in eval mode on the CPU; read when it is asked for."""
+        model = load_checkpoint(self.best).build()
+        assert isinstance(model, Detector)
+        return model
+
+    def __repr__(self) -> str:
+        numbers = ", ".join(f"{name} {self.metrics[name]:.3f}" for name in ("AP", "AP50"))
+        return f"TrainResult({self.folder}, {numbers})"
+
+
+def train(options: TrainOptions, *, callbacks: Sequence[Callback] = (), loss: MakeLoss | None = None) -> TrainResult:
     """Train a detector.
 
     Args:
         options: What to train, on what, and how.
+        callbacks: What happens besides, after the program's own callbacks: results table, checkpoints, plots.
+        loss: Makes the loss of the model, instead of that of its head.
 
     Returns:
-        The run's folder: ``args.yaml``, ``hyp.yaml``, ``results.csv``, ``metrics.json``, ``weights/`` and plots.
+        The run's folder and what came out.
 
     Raises:
         UserError: if an input is wrong; nothing has been created then.
@@ -98,10 +138,10 @@ def train(options: TrainOptions) -> Path:
     run = new_run(options) if options.resume is None else resume_run(options)
     folder = create_folder(run) if run.resumed is None else run.resumed.path.parent.parent
     try:
-        trainer = build_trainer(run, folder)
+        trainer = build_trainer(run, folder, callbacks=callbacks, loss=loss)
         try:
             trainer.fit()
-            finish(run, folder)
+            metrics = finish(run, folder)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(_make_resumable(trainer, run, folder)) from None
     except torch.cuda.OutOfMemoryError:
@@ -109,7 +149,7 @@ def train(options: TrainOptions) -> Path:
             f"{run.device}: out of memory; lower --batch-size (it is {run.options.batch_size}) "
             f"or --imgsz (it is {run.options.imgsz})"
         ) from None
-    return folder
+    return TrainResult(folder, metrics)
 
 
 def new_run(options: TrainOptions) -> Run:
@@ -237,7 +277,9 @@ def create_folder(run: Run) -> Path:
     return folder
 
 
-def build_trainer(run: Run, folder: Path) -> Trainer:
+def build_trainer(
+    run: Run, folder: Path, *, callbacks: Sequence[Callback] = (), loss: MakeLoss | None = None
+) -> Trainer:
     """Wire loop, loss, optimizer, data and callbacks together."""
     options, hyp, model = run.options, run.hyp, run.model
     if options.sync_bn:
@@ -259,7 +301,7 @@ def build_trainer(run: Run, folder: Path) -> Trainer:
     )
     trainer = Trainer(
         model=model,
-        loss=build_loss(model, hyp, options),
+        loss=loss(model) if loss else build_loss(model, hyp, options),
         optimizer=build_optimizer(
             options.optimizer or hyp.optimizer,
             model,
@@ -281,7 +323,7 @@ def build_trainer(run: Run, folder: Path) -> Trainer:
         assert run.resumed.ema is not None
         trainer.ema.model.load_state_dict(run.resumed.ema)
         restore_training_state(trainer, run.resumed.training)
-    trainer.callbacks = _callbacks(run, folder, epochs_done=trainer.progress.epochs_done)
+    trainer.callbacks = [*_callbacks(run, folder, epochs_done=trainer.progress.epochs_done), *callbacks]
     say(f"{options.hyp}: {describe(schedule, optimizer=trainer.optimizer, autocast=trainer.autocast)}")
     return trainer
 
@@ -296,7 +338,7 @@ def build_loss(model: Detector, hyp: Hyp, options: TrainOptions) -> Callable[[Ra
     return make(model.head, hyp, image_size=options.imgsz, label_smoothing=options.label_smoothing)
 
 
-def finish(run: Run, folder: Path) -> None:
+def finish(run: Run, folder: Path) -> Mapping[str, float]:
     """Evaluate the best weights as they will be deployed, fused; write the numbers and draw the plots."""
     best = folder / "weights" / "best.pt"
     model = load_checkpoint(best).build()
@@ -312,6 +354,7 @@ def finish(run: Run, folder: Path) -> None:
     write_text(folder / "metrics.json", json.dumps(metrics_dict(evaluation), indent=2))
     plot_evaluation(evaluation, run.val_set, folder)
     say(f"results in {folder}, weights in {best}")
+    return evaluation.metrics
 
 
 def read_options(path: Path) -> TrainOptions:
@@ -321,21 +364,13 @@ def read_options(path: Path) -> TrainOptions:
         UserError: if there is no such file or it holds something else, naming the key.
     """
     stored = load_yaml(path)
-    known = {field.name: field for field in fields(TrainOptions)}
     if not isinstance(stored, dict):
         raise UserError(f"{path}: expected the options of a run, found {type(stored).__name__}")
-    if unknown := [key for key in stored if key not in known]:
-        raise UserError(f"{path}: expected the options of a run, found {unknown[0]!r}{suggest(str(unknown[0]), known)}")
-    types = get_type_hints(TrainOptions)
-    for key, value in stored.items():
-        choices = known[key].metadata["choices"]
-        try:
-            TypeAdapter(types[key]).validate_python(value, strict=True)
-        except ValidationError:
-            raise UserError(f"{path}: {key}: expected {known[key].type}, found {value!r}") from None
-        if choices and value is not None and value not in choices:
-            raise UserError(f"{path}: {key}: expected one of {', '.join(choices)}, found {value!r}")
-    return TrainOptions(**stored)
+    check_options(TrainOptions, stored, source=path)
+    try:
+        return TrainOptions(**stored)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
 
 
 def _make_resumable(trainer: Trainer, run: Run, folder: Path) -> str:

@@ -15,7 +15,7 @@ from yolorep.data.annotations import Annotations, Truth
 from yolorep.data.catalog import load_data_config
 from yolorep.data.readers import READERS
 from yolorep.data.readers.base import Places, Reader, list_images
-from yolorep.data.readers.images import probe_images
+from yolorep.data.readers.probe import probe_images
 from yolorep.data.scan import load_annotations
 from yolorep.errors import UserError
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from yolorep.data.annotations import Annotations
-from yolorep.data.image import IMAGE_SUFFIXES
 from yolorep.errors import UserError
+from yolorep.images import IMAGE_SUFFIXES
 
 
 class NotThere(UserError):
@@ -80,7 +80,7 @@ class Reader(ABC):
     def read(self, names: tuple[str, ...], places: Places) -> Annotations:
         """Reads labels and image sizes; prints one line about what was found.
 
-        ``images.py`` has what formats share: probing images, leaving out faulty ones, the line.
+        ``probe.py`` has what formats share: probing images, leaving out faulty ones, the line.
 
         Args:
             names: class names; class ids are indices of them.

@@ -16,7 +16,7 @@ from yolorep.console import say
 from yolorep.data.annotations import Annotations, Truth
 from yolorep.data.cache import cache_file, load_arrays, pack_json, save_arrays, unpack_json
 from yolorep.data.readers.base import Places, Reader, list_images
-from yolorep.data.readers.images import probe_images
+from yolorep.data.readers.probe import probe_images
 from yolorep.errors import UserError
 
 #: Files above this many bytes take long to parse; what they said is cached.

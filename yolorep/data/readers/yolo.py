@@ -14,7 +14,7 @@ from yolorep.console import say
 from yolorep.data.annotations import Annotations, Truth
 from yolorep.data.cache import Arrays, cache_file, load_arrays, save_arrays
 from yolorep.data.readers.base import Places, Reader, list_images
-from yolorep.data.readers.images import Probe, ProbedImages, in_threads, pack_probes, probe
+from yolorep.data.readers.probe import Probe, ProbedImages, in_threads, pack_probes, probe
 from yolorep.errors import UserError
 
 #: Coordinates written with few digits may end a little outside 0..1.

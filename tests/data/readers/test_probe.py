@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from tests.data.toy import load, overwrite, smooth_image, write_coco, write_yaml, write_yolo
-from yolorep.data.readers.images import ids_of_files
+from yolorep.data.readers.probe import ids_of_files
 from yolorep.errors import UserError
 
 

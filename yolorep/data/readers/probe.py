@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from yolorep.console import progress, say
 from yolorep.data.annotations import ID_LIMIT, Annotations, Truth
 from yolorep.data.cache import Arrays, cache_file, load_arrays, pack_json, save_arrays, unpack_json
-from yolorep.data.image import ImageError, ImageReadError, probe_image
 from yolorep.errors import UserError
+from yolorep.images import ImageError, ImageReadError, probe_image
 
 #: Files named in the summary line.
 _SHOWN = 5
