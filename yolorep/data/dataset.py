@@ -215,7 +215,7 @@ class SequenceDataset:
             dataset = SequenceDataset(Frames(), ["car", "bus"], image_size=640)
             for batch in train_loader(dataset, Hyp(), batch_size=16):
                 ...
-            evaluate(backend, dataset, batch_size=16).coco.metrics["AP"]
+            evaluate(backend, dataset, batch_size=16).metrics["AP"]
 
     Args:
         items: item ``i`` is (image, boxes): (height, width, 3) uint8 BGR, always of the same size, and (k, 5)
