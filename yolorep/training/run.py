@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from yolorep.config import Hyp, check_options, find_config, load_hyp, load_yaml, resources_dir
 from yolorep.console import say
 from yolorep.data.catalog import load_data_config
-from yolorep.data.dataset import DetectionDataset
+from yolorep.data.dataset import Dataset, DetectionDataset
 from yolorep.data.loader import Batch, TrainLoader, train_loader
 from yolorep.data.scan import load_annotations
 from yolorep.device import autocast_dtype, select_device
@@ -74,8 +74,8 @@ class Run:
     hyp: Hyp
     device: torch.device
     model: Detector
-    train_set: DetectionDataset
-    val_set: DetectionDataset
+    train_set: Dataset
+    val_set: Dataset
     resumed: Checkpoint | None = None
 
 
@@ -227,10 +227,10 @@ def resume_run(options: TrainOptions) -> Run:
     model = checkpoint.build(use_ema=False)
     freeze_layers(model, options.freeze or [])
     train_set, val_set = load_data(options)
-    if train_set.names != model.names:
+    if train_set.annotations.names != model.names:
         raise UserError(
             f"{options.data}: expected the classes the run was started with ({', '.join(model.names)}), "
-            f"found {', '.join(train_set.names)}; start a new run with --weights {last}"
+            f"found {', '.join(train_set.annotations.names)}; start a new run with --weights {last}"
         )
     remove_leftovers(folder)
     say(f"resuming {folder} after {progress['epochs_done']} of {options.epochs} epochs")
@@ -350,7 +350,7 @@ def finish(run: Run, folder: Path) -> Mapping[str, float]:
         workers=run.options.workers,
         description="best.pt, fused",
     )
-    say(table(evaluation, images=len(run.val_set)))
+    say(table(evaluation, images=len(run.val_set.annotations)))
     write_text(folder / "metrics.json", json.dumps(metrics_dict(evaluation), indent=2))
     plot_evaluation(evaluation, run.val_set, folder)
     say(f"results in {folder}, weights in {best}")
@@ -429,7 +429,7 @@ def _score(model: nn.Module, run: Run) -> Mapping[str, float]:
     return evaluation.coco.metrics
 
 
-def _fit_head(model: Detector, dataset: DetectionDataset, hyp: Hyp, options: TrainOptions) -> None:
+def _fit_head(model: Detector, dataset: Dataset, hyp: Hyp, options: TrainOptions) -> None:
     """Fit to the data what the head takes from it, such as anchors."""
     head = model.head
     if (fit := HEADS[type(head)].fit) is None:
