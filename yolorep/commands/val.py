@@ -9,11 +9,12 @@ from pathlib import Path
 from yolorep.commands.candidate import Candidate, find_data, load_split
 from yolorep.console import say
 from yolorep.data.dataset import DetectionDataset
+from yolorep.detections import yolo_text
 from yolorep.evaluation.evaluator import Evaluation
 from yolorep.evaluation.pictures import plot_evaluation
 from yolorep.evaluation.report import metrics_dict, table
 from yolorep.files import new_run_dir, write_text
-from yolorep.media.sinks import OutputNames, yolo_text
+from yolorep.media.sinks import OutputNames
 from yolorep.options import ValOptions
 
 
