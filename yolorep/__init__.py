@@ -13,6 +13,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from yolorep.errors import opencv_wanted
 from yolorep.version import __version__ as __version__
 
 if TYPE_CHECKING:
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from yolorep.api import export as export
     from yolorep.api import train as train
     from yolorep.api import val as val
+    from yolorep.data.dataset import Dataset as Dataset
+    from yolorep.data.dataset import SequenceDataset as SequenceDataset
+    from yolorep.detections import Detection as Detection
     from yolorep.detections import Detections as Detections
     from yolorep.errors import UserError as UserError
     from yolorep.errors import YolorepError as YolorepError
@@ -36,9 +40,12 @@ if TYPE_CHECKING:
 # Imported on first use, so that `import yolorep` and `yolorep --help` do not wait for torch.
 _PUBLIC = {
     "Callback": "yolorep.training.trainer",
+    "Dataset": "yolorep.data.dataset",
+    "Detection": "yolorep.detections",
     "Detections": "yolorep.detections",
     "LossTerms": "yolorep.losses.terms",
     "Predictor": "yolorep.inference.predictor",
+    "SequenceDataset": "yolorep.data.dataset",
     "UserError": "yolorep.errors",
     "YolorepError": "yolorep.errors",
     "build_model": "yolorep.models.detector",
@@ -56,7 +63,8 @@ __all__ = sorted(_PUBLIC)
 
 def __getattr__(name: str) -> Any:
     if name in _PUBLIC:
-        return getattr(import_module(_PUBLIC[name]), name)
+        with opencv_wanted():
+            return getattr(import_module(_PUBLIC[name]), name)
     raise AttributeError(f"module 'yolorep' has no attribute '{name}'")
 
 

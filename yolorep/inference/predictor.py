@@ -93,7 +93,8 @@ class Predictor:
         confidence: boxes scoring below are dropped.
         iou: of two boxes of one class that overlap more than this, the lower one goes.
         max_detections: boxes kept an image.
-        classes: keep these classes only, given by name, index or both mixed; all if None.
+        classes: keep these classes only, given by name, index or both mixed; all if None. Digits are an index, also
+            where a class is called that.
         agnostic_nms: boxes of different classes suppress each other too.
         augment: test-time augmentation (three scales, one of them flipped).
         half: float16 inference on CUDA. Ignored for a ``Backend``.

@@ -94,7 +94,7 @@ def load_config(name: str | Path) -> ModelConfig:
     """
     from yolorep.config import find_config, load_yaml  # late: pydantic is not needed to run weights
 
-    path = find_config(name)
+    path = find_config(name, "model")
     return parse_config(load_yaml(path), source=str(path), folder=path.parent)
 
 
