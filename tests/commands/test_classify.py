@@ -152,6 +152,18 @@ def test_refusals(weights: Path, images: Path, tmp_path: Path, capsys: pytest.Ca
         assert message in last and all(line.startswith("skipped ") for line in skipped)
 
 
+def test_a_detector_of_yolov5_and_an_exported_one(
+    images: Path, shared: Path, white_box: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    yolov5 = str(shared / "weights" / "yolov5n.pt")
+    for weights, message in (
+        (yolov5, "expected a classifier, found a detector; it runs with 'yolorep detect'"),
+        (white_box, "expected a classifier, found an exported detector; it runs with 'yolorep detect'"),
+    ):
+        assert main(["classify", "--weights", weights, "--source", str(images)]) == 2
+        assert capsys.readouterr().err == f"error: {weights}: {message}\n"
+
+
 @pytest.mark.parametrize("command", ["detect", "val", "export", "Predictor"])
 def test_a_classifier_is_told_where_it_runs(
     weights: Path, images: Path, capsys: pytest.CaptureFixture[str], command: str

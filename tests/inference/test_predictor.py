@@ -231,6 +231,12 @@ def test_wrong_options(options: dict[str, object], message: str) -> None:
         Predictor(WhiteBoxBackend(), **options)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("weights", [None, 3, torch.nn.Identity()])
+def test_wrong_weights(weights: Any) -> None:
+    with pytest.raises(UserError, match="weights: expected a path, a Detector or a Backend, got"):
+        Predictor(weights)
+
+
 def test_timing() -> None:
     predictor = Predictor(WhiteBoxBackend())
     assert predictor.timing == Timing()

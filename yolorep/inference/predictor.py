@@ -133,6 +133,8 @@ class Predictor:
         elif isinstance(weights, Detector):
             detector = weights.for_inference(nms_free=True) if nms_free else weights
             backend = TorchBackend(detector, device=select_device(device), half=half)
+        elif not isinstance(weights, str | os.PathLike):
+            raise UserError(f"weights: expected a path, a Detector or a Backend, got {type(weights).__name__}")
         else:
             backend = load_backend(weights, device=select_device(device), half=half, nms_free=nms_free)
         if image_size is not None and image_size < 1:
