@@ -21,12 +21,12 @@ from typing import Any
 import torch
 from peers.machine import machine, versions
 
-from yolorep.engine.device import PRECISIONS
-from yolorep.engine.memory import keep_freed_memory
-from yolorep.engine.train import build_trainer, create_folder, new_run
-from yolorep.engine.trainer import Trainer
+from yolorep.device import PRECISIONS
 from yolorep.errors import UserError
 from yolorep.options import TrainOptions
+from yolorep.training.memory import keep_freed_memory
+from yolorep.training.run import build_trainer, create_folder, new_run
+from yolorep.training.trainer import Trainer
 
 PARTS = ("data", "forward", "loss", "backward", "optimizer", "evaluation")
 

@@ -26,13 +26,13 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
-from yolorep.engine.build import load_model
+from yolorep.inference.open import load_model
 from yolorep.models.classifier import Classifier
 from yolorep.models.detector import build_network
 from yolorep.models.heads.raw import Raw
-from yolorep.models.published import timm_names
 from yolorep.nn.conv import Normalize
 from yolorep.nn.reparam import fuse
+from yolorep.weights.layouts import timm_names
 
 SMALL = ("mobileone/s0", "mobileone/s1", "repvgg/a0", "fastvit/t8", "fastvit/sa12")
 ENGINES = ("pytorch", "onnxruntime")

@@ -18,23 +18,10 @@ from yolorep.options import DetectOptions, TrainOptions, ValOptions
 MODEL = "cfg/yolov5n_mobileone.yaml"
 
 
-@pytest.fixture
-def captured(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Options as commands receive them; the commands do not run."""
-    received: list[Any] = []
-
-    class Module:
-        def __getattr__(self, name: str) -> Any:
-            return received.append
-
-    monkeypatch.setattr(cli, "import_module", lambda name: Module())
-    return received
-
-
-def test_defaults_are_yolov5s(captured: list[Any]) -> None:
-    assert cli.main(["train"]) == 0
-    assert captured == [TrainOptions()]
-    assert (captured[0].epochs, captured[0].batch_size, captured[0].imgsz) == (100, 16, 640)
+def test_defaults_are_yolov5s() -> None:
+    command, options = cli.parse(["train"])
+    assert (command, options) == ("train", TrainOptions())
+    assert (options.epochs, options.batch_size, options.imgsz) == (100, 16, 640)
 
 
 @pytest.mark.parametrize(
@@ -50,18 +37,14 @@ def test_defaults_are_yolov5s(captured: list[Any]) -> None:
         (["--freeze", "0", "1", "2"], {"freeze": [0, 1, 2]}),
     ],
 )
-def test_train_flags(captured: list[Any], argv: list[str], changes: dict[str, Any]) -> None:
-    assert cli.main(["train", *argv]) == 0
-    assert captured == [TrainOptions(**changes)]
+def test_train_flags(argv: list[str], changes: dict[str, Any]) -> None:
+    assert cli.parse(["train", *argv]) == ("train", TrainOptions(**changes))
 
 
-def test_other_commands(captured: list[Any]) -> None:
-    cli.main(["val", "--weights", "w.pt", "--no-fuse"])
-    cli.main(["detect", "--weights", "w.pt", "--source", "0", "--classes", "0", "2"])
-    assert captured == [
-        ValOptions(weights="w.pt", no_fuse=True),
-        DetectOptions(weights="w.pt", source="0", classes=[0, 2]),
-    ]
+def test_other_commands() -> None:
+    assert cli.parse(["val", "--weights", "w.pt", "--no-fuse"]) == ("val", ValOptions(weights="w.pt", no_fuse=True))
+    expected = DetectOptions(weights="w.pt", source="0", classes=[0, 2])
+    assert cli.parse(["detect", "--weights", "w.pt", "--source", "0", "--classes", "0", "2"]) == ("detect", expected)
 
 
 @pytest.mark.parametrize(

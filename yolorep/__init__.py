@@ -1,9 +1,11 @@
 """yolorep: YOLO-style detectors whose every block is structurally reparameterizable.
 
->>> from yolorep import load_model, fuse, Predictor
+>>> from yolorep import Predictor, fuse, load_model
 >>> model = load_model("best.pt")
 >>> fused, report = fuse(model)
 >>> detections = Predictor(fused)("street.jpg")
+
+The commands are functions too: :func:`train`, :func:`val`, :func:`detect`, :func:`export`.
 """
 
 from __future__ import annotations
@@ -11,27 +13,52 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from yolorep.detections import Detections as Detections
-    from yolorep.engine.build import load_model as load_model
-    from yolorep.engine.predictor import Predictor as Predictor
-    from yolorep.models.detector import build_model as build_model
-    from yolorep.nn.reparam import fuse as fuse
+from yolorep.version import __version__ as __version__
 
-__version__ = "0.1.0"
+if TYPE_CHECKING:
+    from yolorep.api import detect as detect
+    from yolorep.api import export as export
+    from yolorep.api import train as train
+    from yolorep.api import val as val
+    from yolorep.detections import Detections as Detections
+    from yolorep.errors import UserError as UserError
+    from yolorep.errors import YolorepError as YolorepError
+    from yolorep.inference.open import load_model as load_model
+    from yolorep.inference.predictor import Predictor as Predictor
+    from yolorep.losses.terms import LossTerms as LossTerms
+    from yolorep.models.detector import build_model as build_model
+    from yolorep.nn.expand import expand as expand
+    from yolorep.nn.registry import register as register
+    from yolorep.nn.reparam import fuse as fuse
+    from yolorep.training.trainer import Callback as Callback
+
 
 # Imported on first use, so that `import yolorep` and `yolorep --help` do not wait for torch.
 _PUBLIC = {
+    "Callback": "yolorep.training.trainer",
     "Detections": "yolorep.detections",
-    "Predictor": "yolorep.engine.predictor",
+    "LossTerms": "yolorep.losses.terms",
+    "Predictor": "yolorep.inference.predictor",
+    "UserError": "yolorep.errors",
+    "YolorepError": "yolorep.errors",
     "build_model": "yolorep.models.detector",
+    "detect": "yolorep.api",
+    "expand": "yolorep.nn.expand",
+    "export": "yolorep.api",
     "fuse": "yolorep.nn.reparam",
-    "load_model": "yolorep.engine.build",
+    "load_model": "yolorep.inference.open",
+    "register": "yolorep.nn.registry",
+    "train": "yolorep.api",
+    "val": "yolorep.api",
 }
-__all__ = ["Detections", "Predictor", "build_model", "fuse", "load_model"]
+__all__ = sorted(_PUBLIC)
 
 
 def __getattr__(name: str) -> Any:
     if name in _PUBLIC:
         return getattr(import_module(_PUBLIC[name]), name)
     raise AttributeError(f"module 'yolorep' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_PUBLIC]

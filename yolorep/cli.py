@@ -11,7 +11,7 @@ from dataclasses import MISSING, fields
 from importlib import import_module
 from typing import Any, NoReturn
 
-from yolorep import __version__
+from yolorep.commands.yolov5_flags import REPLACED
 from yolorep.errors import UserError, YolorepError, suggest
 from yolorep.options import (
     ClassifyOptions,
@@ -19,75 +19,22 @@ from yolorep.options import (
     ExportOptions,
     FuseOptions,
     InfoOptions,
+    Options,
     TrainOptions,
     ValOptions,
+    flag,
 )
+from yolorep.version import __version__
 
-#: Command to its options and the function (module:name) that runs it.
-COMMANDS: dict[str, tuple[type[Any], str]] = {
-    "train": (TrainOptions, "yolorep.engine.train:train"),
-    "val": (ValOptions, "yolorep.engine.val:val"),
-    "detect": (DetectOptions, "yolorep.engine.detect:detect"),
-    "classify": (ClassifyOptions, "yolorep.engine.classify:classify"),
-    "export": (ExportOptions, "yolorep.export.command:export"),
-    "fuse": (FuseOptions, "yolorep.engine.inspect:fuse_command"),
-    "info": (InfoOptions, "yolorep.engine.inspect:info_command"),
-}
-
-_NO_UPLOAD = "leave it out; nothing is uploaded"
-_TENSORBOARD = "leave it out; TensorBoard logs are written when it is installed"
-_SEARCH = "try values in a copy of cfg/hyp/scratch-low.yaml and pass it with --hyp"
-_NMS = "leave it out; NMS runs after the file"
-_FLOAT32 = "leave it out; files are float32"
-_ONNX = "use --include onnx"
-
-#: YOLOv5's flags that a command does not offer, and what to do instead.
-REPLACED: dict[str, dict[str, str]] = {
-    "train": {
-        "--evolve": _SEARCH,
-        "--evolve_population": _SEARCH,
-        "--resume_evolve": _SEARCH,
-        "--image-weights": "leave it out; every image is drawn once an epoch",
-        "--quad": "leave it out, or lower --batch-size",
-        "--noplots": "leave it out; plots are drawn once, at the end",
-        "--bucket": _NO_UPLOAD,
-        "--upload_dataset": _NO_UPLOAD,
-        "--entity": _TENSORBOARD,
-        "--bbox_interval": _TENSORBOARD,
-        "--artifact_alias": _TENSORBOARD,
-        "--ndjson-console": "read results.csv in the run folder",
-        "--ndjson-file": "read results.csv in the run folder",
-        "--local_rank": "leave it out; training uses one process",
-    },
-    "val": {
-        "--save-hybrid": "use --save-txt; labels mixed into predictions would inflate the AP",
-        "--dnn": "leave it out; .onnx files run in onnxruntime",
-    },
-    "detect": {
-        "--dnn": "leave it out; .onnx files run in onnxruntime",
-        "--visualize": "use yolorep info --profile for the layers, or a forward hook for their features",
-        "--update": "leave it out; every file is read as it is",
-        "--save-format": "leave it out; --save-csv and --save-json write pixels, --save-txt shares of the image",
-    },
-    "export": {
-        "--half": _FLOAT32,
-        "--int8": _FLOAT32,
-        "--per-tensor": _FLOAT32,
-        "--inplace": "leave it out; heads never write into their inputs",
-        "--keras": _ONNX,
-        "--optimize": "use --include torchscript",
-        "--simplify": "leave it out; ONNX files are optimized as they are written",
-        "--mlmodel": _ONNX,
-        "--workspace": _ONNX,
-        "--verbose": "leave it out; what went wrong is said in one line",
-        "--cache": "leave it out; it belongs to a format that is not offered",
-        "--nms": _NMS,
-        "--agnostic-nms": _NMS,
-        "--topk-per-class": _NMS,
-        "--topk-all": _NMS,
-        "--iou-thres": _NMS,
-        "--conf-thres": _NMS,
-    },
+#: Command to its options; ``yolorep.commands.<command>`` runs it.
+COMMANDS: dict[str, type[Options]] = {
+    "train": TrainOptions,
+    "val": ValOptions,
+    "detect": DetectOptions,
+    "classify": ClassifyOptions,
+    "export": ExportOptions,
+    "fuse": FuseOptions,
+    "info": InfoOptions,
 }
 
 
@@ -128,28 +75,35 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(argv: Sequence[str]) -> Any:
     """Parses ``argv`` and runs the command; raises instead of exiting, except for ``--help``."""
-    parser = _parser()
     if not argv:
-        parser.print_help()
+        _parser().print_help()
         return None
+    command, options = parse(argv)
+    return import_module(f"yolorep.commands.{command}").run(options)
+
+
+def parse(argv: Sequence[str]) -> tuple[str, Options]:
+    """The command that ``argv`` names, and its options.
+
+    Raises:
+        UserError: for an unknown command or flag, or a value that is none.
+    """
     if not argv[0].startswith("-") and argv[0] not in COMMANDS:
         raise UserError(
             f"yolorep: unknown command {argv[0]!r}{suggest(argv[0], COMMANDS)}; expected one of {', '.join(COMMANDS)}"
         )
-    namespace, unknown = parser.parse_known_args(argv)
-    options, target = COMMANDS[namespace.command]
+    namespace, unknown = _parser().parse_known_args(argv)
+    options = COMMANDS[namespace.command]
     if unknown:
         raise UserError(_unknown(namespace.command, unknown[0], _flags(options)))
-    values = {field.name: getattr(namespace, field.name) for field in fields(options)}
-    module, _, function = target.partition(":")
-    return getattr(import_module(module), function)(options(**values))
+    return namespace.command, options(**{field.name: getattr(namespace, field.name) for field in fields(options)})
 
 
 def _parser() -> _Parser:
     parser = _Parser(prog="yolorep", description="Reparameterizable YOLO-style object detection.", allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"yolorep {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="command", required=True)
-    for name, (options, _) in COMMANDS.items():
+    for name, options in COMMANDS.items():
         help_text = (options.__doc__ or "").strip().splitlines()[0]
         command = commands.add_parser(
             name,
@@ -167,7 +121,7 @@ def _parser() -> _Parser:
 def _add_flag(command: argparse.ArgumentParser, field: Any, hint: Any) -> None:
     meta = field.metadata
     default = field.default if field.default is not MISSING else None
-    flags = [f"--{field.name.replace('_', '-')}", *meta["flags"]]
+    flags = [flag(field.name), *meta["flags"]]
     if "_" in field.name:
         flags.append(f"--{field.name}")
     kwargs: dict[str, Any] = {"dest": field.name, "default": default, "help": meta["help"].replace("%", "%%")}
@@ -189,15 +143,15 @@ def _add_flag(command: argparse.ArgumentParser, field: Any, hint: Any) -> None:
     command.add_argument(*flags, type=kind, **kwargs)
 
 
-def _flags(options: type[Any]) -> list[str]:
-    return [f"--{field.name.replace('_', '-')}" for field in fields(options)]
+def _flags(options: type[Options]) -> list[str]:
+    return [flag(field.name) for field in fields(options)]
 
 
-def _unknown(command: str, flag: str, known: Sequence[str]) -> str:
-    name = flag.partition("=")[0]
+def _unknown(command: str, found: str, known: Sequence[str]) -> str:
+    name = found.partition("=")[0]
     replaced = {spelling.replace("_", "-"): advice for spelling, advice in REPLACED.get(command, {}).items()}
     if advice := replaced.get(name.replace("_", "-")):
         return f"{command}: {name} of YOLOv5 is not offered: {advice}"
-    if not flag.startswith("-"):
-        return f"{command}: expected flags, found {flag!r}; see yolorep {command} --help"
+    if not found.startswith("-"):
+        return f"{command}: expected flags, found {found!r}; see yolorep {command} --help"
     return f"{command}: unknown flag {name}{suggest(name, known)}; see yolorep {command} --help"

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from yolorep.errors import UserError, suggest
+from yolorep.options import Options
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -87,6 +90,23 @@ def validate(schema: type[Model], value: Any, *, source: str | Path) -> Model:
                 message = fault["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
                 faults.append(f"{key}: expected {message}, found {fault['input']!r}")
         raise UserError(f"{source}: {'; '.join(faults)}") from error
+
+
+def check_options(options: type[Options], values: Mapping[str, Any], *, source: str | Path) -> None:
+    """Checks that values are of the types that a command's options have.
+
+    Raises:
+        UserError: naming the first that is not, or is no option.
+    """
+    known = {field.name: field for field in fields(options)}
+    types = get_type_hints(options)
+    for key, value in values.items():
+        if key not in known:
+            raise UserError(f"{source}: unknown option {key!r}{suggest(str(key), known)}")
+        try:
+            TypeAdapter(types[key]).validate_python(value, strict=True)
+        except ValidationError:
+            raise UserError(f"{source}: {key}: expected {known[key].type}, found {value!r}") from None
 
 
 Share = Annotated[float, Field(ge=0, le=1)]

@@ -36,21 +36,29 @@ def option(
     return field(default=default, metadata=metadata)
 
 
+def flag(name: str) -> str:
+    """An option's flag on the command line."""
+    return f"--{name.replace('_', '-')}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What all commands' options share: numbers are checked.
+    """What all commands' options share: numbers and choices are checked.
 
     Raises:
-        UserError: if a number is out of its range.
+        UserError: if a number is out of its range, or a value none of the choices.
     """
 
     def __post_init__(self) -> None:
         for entry in fields(self):
             value, low, high = getattr(self, entry.name), entry.metadata["low"], entry.metadata["high"]
+            choices = entry.metadata["choices"]
+            if choices and value is not None and value not in choices:
+                raise UserError(f"{flag(entry.name)}: expected one of {', '.join(choices)}, found {value!r}")
             if value is None or ((low is None or value >= low) and (high is None or value <= high)):
                 continue
             wanted = f"a number of at least {low:g}" if high is None else f"a number from {low:g} to {high:g}"
-            raise UserError(f"--{entry.name.replace('_', '-')}: expected {wanted}, found {value:g}")
+            raise UserError(f"{flag(entry.name)}: expected {wanted}, found {value:g}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +115,13 @@ class ValOptions(Options):
     download: bool = option(False, "fetch the data set from where its YAML says, if it is missing")
     weights: str = option("", "checkpoint (.pt) or exported file (.onnx, .torchscript)")
     batch_size: int = option(16, "images a batch; the AP does not depend on it", low=1)
-    imgsz: int = option(640, "long side of the images in pixels", "--img", "--img-size", low=1)
+    imgsz: int | None = option(
+        None,
+        "long side of the images in pixels (default: what the weights were trained at, or 640)",
+        "--img",
+        "--img-size",
+        low=1,
+    )
     conf_thres: float = option(0.001, "boxes below this confidence are not looked at", low=0, high=1)
     iou_thres: float = option(0.6, "NMS: boxes of one class overlapping more than this are one", low=0, high=1)
     max_det: int = option(300, "boxes kept an image", low=1)
@@ -136,7 +150,13 @@ class DetectOptions(Options):
     weights: str = option("", "checkpoint (.pt) or exported file (.onnx, .torchscript)")
     source: str = option("", "image, folder, glob, list file, video, camera index or URL")
     data: str | None = option(None, "dataset YAML with class names for weights that carry none")
-    imgsz: int = option(640, "long side of the network input in pixels", "--img", "--img-size", low=1)
+    imgsz: int | None = option(
+        None,
+        "long side of the network input in pixels (default: what the weights were trained at, or 640)",
+        "--img",
+        "--img-size",
+        low=1,
+    )
     conf_thres: float = option(0.25, "boxes below this confidence are not shown", low=0, high=1)
     iou_thres: float = option(0.45, "NMS: boxes of one class overlapping more than this are one", low=0, high=1)
     max_det: int = option(1000, "boxes kept an image", low=1)
@@ -168,7 +188,13 @@ class ExportOptions(Options):
 
     weights: str = option("", "checkpoint (.pt)")
     include: list[str] = option(("onnx",), "formats: onnx, torchscript")
-    imgsz: int = option(640, "image size in pixels", "--img", "--img-size", low=1)
+    imgsz: int | None = option(
+        None,
+        "image size in pixels (default: what the weights were trained at, or 640)",
+        "--img",
+        "--img-size",
+        low=1,
+    )
     batch_size: int = option(1, "batch size of a static file", low=1)
     dynamic: bool = option(False, "any batch size, height and width")
     nms_free: bool = option(False, "write the one-to-one branch of a head that has one, which needs no NMS")

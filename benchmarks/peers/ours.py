@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from yolorep.data.annotations import Annotations
-from yolorep.engine.build import load_model
-from yolorep.engine.checkpoint import save_checkpoint
 from yolorep.errors import UserError
+from yolorep.inference.open import load_model
 from yolorep.models.detector import Detector, build_model
 from yolorep.nn.reparam import count_parameters, fuse
+from yolorep.weights.checkpoint import save_checkpoint
 
 from .process import environment, run_logged
 from .program import CONFIDENCE, IOU, MAX_DETECTIONS, Evaluated, Program, Trained

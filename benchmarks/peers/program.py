@@ -10,7 +10,7 @@ from typing import Any
 
 from yolorep.data.annotations import Annotations
 from yolorep.detections import Detections
-from yolorep.metrics import CocoMetric
+from yolorep.evaluation.metrics import CocoMetric
 
 from .store import Key
 

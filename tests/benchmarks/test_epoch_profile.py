@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.engine.conftest import work  # noqa: F401  (a fixture)
+from tests.training.conftest import work  # noqa: F401  (a fixture)
 
 
 @pytest.fixture(autouse=True)

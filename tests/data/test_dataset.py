@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from tests.data.toy import SIZES, load, smooth_image, write_yolo
 from yolorep.data import dataset as dataset_module
 from yolorep.data.dataset import DetectionDataset, resized_shape
-from yolorep.data.image import read_image
 from yolorep.errors import UserError
+from yolorep.images import read_image
 
 
 @pytest.mark.parametrize(

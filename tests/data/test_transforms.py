@@ -242,10 +242,3 @@ def test_mixup_blends_about_half() -> None:
     dark, light = np.zeros((4, 4, 3), np.uint8), np.full((4, 4, 3), 200, np.uint8)
     means = [transforms.mixup(dark, light, rng(seed)).mean() for seed in range(50)]
     assert 60 < min(means) < 95 < 105 < max(means) < 140
-
-
-def test_rgb_planes() -> None:
-    image = smooth_image(7, 5)
-    out = np.empty((3, 7, 5), np.uint8)
-    transforms.write_rgb(image, out)
-    np.testing.assert_array_equal(out, image[..., ::-1].transpose(2, 0, 1))

@@ -17,11 +17,13 @@ from torch import Tensor, nn
 
 from tests.randomize import randomize_
 from yolorep.errors import FuseError, UserError
-from yolorep.export.base import Deployed
-from yolorep.export.onnx import OnnxExporter
-from yolorep.export.samples import sample_batches
-from yolorep.export.torchscript import TorchScriptExporter
-from yolorep.export.verify import compare
+from yolorep.formats.base import Deployed
+from yolorep.formats.metadata import Metadata
+from yolorep.formats.onnx import OnnxExporter
+from yolorep.formats.pytorch import TorchBackend
+from yolorep.formats.samples import sample_batches
+from yolorep.formats.torchscript import TorchScriptExporter
+from yolorep.formats.verify import compare
 from yolorep.models.detector import build_model
 from yolorep.nn import convnext
 from yolorep.nn.acmix import ACmix, windows
@@ -32,8 +34,6 @@ from yolorep.nn.layer_scale import LayerScale
 from yolorep.nn.registry import ROW_TYPES
 from yolorep.nn.reparam import LinearKernel, fuse
 from yolorep.nn.space_to_depth import SpaceToDepth
-from yolorep.runtime.metadata import Metadata
-from yolorep.runtime.pytorch import TorchBackend
 
 
 def ready(module: nn.Module) -> nn.Module:

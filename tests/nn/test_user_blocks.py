@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from yolorep.engine.checkpoint import load_checkpoint, save_checkpoint
 from yolorep.errors import UserError
 from yolorep.models.detector import build_model
 from yolorep.models.parser import load_config, parse_config
 from yolorep.nn.registry import ROW_TYPES, register
 from yolorep.nn.reparam import fuse
 from yolorep.nn.user_blocks import import_blocks
+from yolorep.weights.checkpoint import save_checkpoint
+from yolorep.weights.load import load_checkpoint
 
 BLOCK = """
 from __future__ import annotations

@@ -11,9 +11,9 @@ from yolorep.config import find_config, load_yaml, resources_dir
 from yolorep.console import say
 from yolorep.data.coco import read_coco
 from yolorep.data.download import Download, download_all, parse_downloads
-from yolorep.data.image import IMAGE_SUFFIXES
 from yolorep.data.shapes import ShapesOptions, parse_shapes, render_shapes
 from yolorep.errors import UserError, suggest
+from yolorep.images import IMAGE_SUFFIXES
 
 SPLITS = ("train", "val", "test")
 _KEYS = ("path", *SPLITS, "names", "nc", "download", "generate")

@@ -16,8 +16,8 @@ from yolorep.config import cache_dir
 from yolorep.console import progress, say
 from yolorep.data.annotations import Annotations
 from yolorep.data.cache import file_state
-from yolorep.data.image import ImageError, read_image
 from yolorep.errors import UserError
+from yolorep.images import ImageError, read_image
 
 #: Share of the free memory a RAM cache may take.
 _MEMORY_SHARE = 0.8

@@ -20,6 +20,7 @@ from yolorep.data import transforms
 from yolorep.data.dataset import DetectionDataset, resized_shape
 from yolorep.errors import UserError
 from yolorep.ops.letterbox import LetterBox, rect_shape
+from yolorep.ops.prepare import write_rgb
 
 B = TypeVar("B")
 
@@ -108,7 +109,7 @@ class _TrainBatches:
         for position, index in enumerate(key.indices):
             rng = np.random.default_rng([self.seed, key.epoch, index])
             image, boxes = self._augment(index, rng, key.shape, mosaic=key.mosaic)
-            transforms.write_rgb(image, images[position])
+            write_rgb(image, images[position])
             rows = np.empty((len(boxes), 6), np.float32)
             rows[:, 0] = position
             rows[:, 1:] = transforms.to_normalized(boxes, key.shape)
@@ -320,7 +321,7 @@ class _EvalBatches:
         for position, index in enumerate(key.indices):
             height, width = self.dataset.annotations.sizes[index].tolist()
             box = eval_letterbox((height, width), key.shape, image_size=self.dataset.image_size)
-            transforms.write_rgb(box.apply(self.dataset.load_image(index)), images[position])
+            write_rgb(box.apply(self.dataset.load_image(index)), images[position])
             letterboxes.append(box)
         return EvalBatch(torch.from_numpy(images), key.indices, letterboxes)
 
@@ -338,6 +339,7 @@ def eval_loader(
     batch_size: int,
     stride: int = 32,
     rect: bool = True,
+    pad: float = 0.5,
     workers: int = 0,
     pin_memory: bool = False,
 ) -> EvalLoader:
@@ -349,7 +351,8 @@ def eval_loader(
         dataset: what to evaluate on.
         batch_size: at most so many images in a batch; only images of equal network shape share one.
         stride: largest stride of the network.
-        rect: give each image the smallest rectangle (plus half a stride, as YOLOv5 does) instead of a square.
+        rect: give each image the smallest rectangle instead of a square.
+        pad: strides added to the rectangle before rounding up; half a one as YOLOv5 does.
         workers: processes that prepare batches; 0 prepares them in this one, as is always done with images kept in
             memory, for which starting processes takes longer.
         pin_memory: prepare batches for copying to a GPU.
@@ -357,7 +360,7 @@ def eval_loader(
     size = dataset.image_size
     groups: dict[tuple[int, int], list[int]] = {}
     for index, (height, width) in enumerate(dataset.annotations.sizes.tolist()):
-        shape = rect_shape((height, width), size, stride) if rect else (size, size)
+        shape = rect_shape((height, width), size, stride, pad=pad) if rect else (size, size)
         groups.setdefault(shape, []).append(index)
     keys = [
         _EvalKey(members[start : start + batch_size], shape)

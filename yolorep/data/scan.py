@@ -16,9 +16,9 @@ from yolorep.data.annotations import ID_LIMIT, Annotations, Truth
 from yolorep.data.cache import Arrays, cache_file, load_arrays, pack_json, save_arrays, unpack_json
 from yolorep.data.catalog import CocoSource, DataConfig
 from yolorep.data.coco import match_categories, read_coco
-from yolorep.data.image import ImageError, ImageReadError, probe_image
 from yolorep.data.labels import YoloLabels, label_path, read_yolo_labels
 from yolorep.errors import UserError
+from yolorep.images import ImageError, ImageReadError, probe_image
 
 #: Files named in the summary line.
 _SHOWN = 5

@@ -224,8 +224,3 @@ def random_flips(image: Image, boxes: Boxes, rng: np.random.Generator, hyp: Hyp)
         image = np.asarray(cv2.flip(image, 1), np.uint8)
         boxes[:, [1, 3]] = width - boxes[:, [3, 1]]
     return image, boxes
-
-
-def write_rgb(image: Image, out: NDArray[np.uint8]) -> None:
-    """Copies a BGR image into a (3, height, width) array of contiguous planes, as RGB."""
-    cv2.split(image, [out[2], out[1], out[0]])

@@ -13,6 +13,33 @@ BORDER = 114
 Shape = tuple[int, int]
 
 
+#: Long side of the images a network is run at where nothing says otherwise.
+DEFAULT_SIZE = 640
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How a network wants its images, unless told otherwise: what its weights remember of their training.
+
+    Attributes:
+        image_size: long side in pixels; None if nobody knows.
+        pad: strides added to the rectangles that evaluation uses, as ``rect_shape`` takes them.
+    """
+
+    image_size: int | None = None
+    pad: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.image_size is not None and self.image_size < 1:
+            raise ValueError(f"image size: expected at least 1 pixel, found {self.image_size}")
+        if not 0 <= self.pad < math.inf:
+            raise ValueError(f"pad: expected at least 0 strides, found {self.pad}")
+
+    def size(self, asked: int | None = None) -> int:
+        """The long side asked for; else the one that is remembered, or else :data:`DEFAULT_SIZE`."""
+        return next(size for size in (asked, self.image_size, DEFAULT_SIZE) if size is not None)
+
+
 def round_up(size: int, stride: int) -> int:
     """The smallest multiple of ``stride`` that is not below ``size``."""
     return math.ceil(size / stride) * stride

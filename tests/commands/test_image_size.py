@@ -1,0 +1,98 @@
+"""Weights remember the image size they were trained at, and every command takes it unless told otherwise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from tests.training.toy_run import MODEL
+from yolorep import Predictor, load_model
+from yolorep.cli import main
+from yolorep.errors import UserError
+from yolorep.models.detector import build_model
+from yolorep.ops.letterbox import Geometry
+from yolorep.options import TrainOptions
+from yolorep.training.run import train
+from yolorep.weights.checkpoint import save_checkpoint
+from yolorep.weights.load import load_checkpoint
+
+
+@pytest.fixture
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("YOLOREP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    for split in ("train", "val"):
+        (tmp_path / "images" / split).mkdir(parents=True)
+        (tmp_path / "labels" / split).mkdir(parents=True)
+        for index in range(2):
+            image = np.full((60, 80, 3), 40, np.uint8)
+            image[20:40, 20:60, index] = 250
+            cv2.imwrite(str(tmp_path / "images" / split / f"{index}.png"), image)
+            (tmp_path / "labels" / split / f"{index}.txt").write_text(f"{index} 0.5 0.5 0.5 0.333\n")
+    (tmp_path / "data.yaml").write_text("{train: images/train, val: images/val, names: [blue, green]}")
+    return tmp_path
+
+
+def weights(folder: Path, size: int | None) -> str:
+    model = build_model(MODEL)
+    model.geometry = Geometry(size)
+    save_checkpoint(folder / "w.pt", model.eval())
+    return str(folder / "w.pt")
+
+
+def test_a_run_is_evaluated_at_its_own_size(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (data / "model.yaml").write_text(yaml.safe_dump(MODEL))
+    common = {"cfg": str(data / "model.yaml"), "data": str(data / "data.yaml"), "device": "cpu", "workers": 0}
+    train(TrainOptions(imgsz=96, epochs=1, batch_size=2, project=str(data / "runs"), **common))
+    best = data / "runs/exp/weights/best.pt"
+    for name in ("best.pt", "last.pt"):
+        assert load_checkpoint(best.with_name(name)).geometry == Geometry(96)
+    assert load_model(best).geometry.image_size == 96
+    capsys.readouterr()
+    common = ["--weights", str(best), "--project", str(data / "out")]
+    assert main(["val", "--data", str(data / "data.yaml"), "--workers", "0", *common]) == 0
+    assert f"imgsz 96, which {best} was trained at" in capsys.readouterr().out
+    assert main(["detect", "--source", str(data / "images/val"), *common]) == 0
+    assert f"{best}: using 96, which it was trained at" in capsys.readouterr().out
+    assert main(["export", "--include", "torchscript", "--weights", str(best)]) == 0
+    assert "input 1x3x96x96" in capsys.readouterr().out
+    assert main(["fuse", "--weights", str(best), "--output", str(data / "fused.pt")]) == 0
+    assert load_checkpoint(data / "fused.pt").geometry == Geometry(96)
+
+
+@pytest.mark.parametrize(
+    ("trained", "asked", "taken"), [(96, None, 96), (96, 64, 64), (None, None, 640), (None, 64, 64)]
+)
+def test_what_is_asked_for_counts_first(data: Path, trained: int | None, asked: int | None, taken: int) -> None:
+    file = weights(data, trained)
+    assert Predictor(file, image_size=asked, device="cpu").image_size == taken
+    assert main(["export", "--include", "torchscript", "--dynamic", "--weights", file]) == 0
+    assert Predictor(Path(file).with_suffix(".torchscript"), image_size=asked, device="cpu").image_size == taken
+
+
+def test_no_word_where_nothing_is_known(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["detect", "--source", str(data / "images/val"), "--nosave", "--weights", weights(data, None)]) == 0
+    assert "trained at" not in capsys.readouterr().out
+
+
+def test_files_of_before(data: Path) -> None:
+    file = weights(data, 96)
+    content = torch.load(file, weights_only=True)
+    del content["geometry"]
+    torch.save(content, file)
+    assert load_checkpoint(file).geometry == Geometry()
+
+
+@pytest.mark.parametrize(
+    "damage", [None, [], {"image_size": 0, "pad": 0.5}, {"image_size": "96", "pad": 0.5}, {"size": 3}]
+)
+def test_damaged_geometry(data: Path, damage: object) -> None:
+    file = weights(data, 96)
+    torch.save({**torch.load(file, weights_only=True), "geometry": damage}, file)
+    with pytest.raises(UserError, match="damaged checkpoint: geometry does not fit"):
+        load_checkpoint(file)

@@ -1,0 +1,167 @@
+"""Evaluation: geometry, independence of batch size, what the command writes; the official weights' AP."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from tests.inference.white_box import WhiteBoxBackend
+from yolorep.cli import main
+from yolorep.commands import val as module
+from yolorep.commands.val import run as val
+from yolorep.data.catalog import load_data_config
+from yolorep.data.dataset import DetectionDataset
+from yolorep.data.scan import load_annotations
+from yolorep.errors import UserError
+from yolorep.evaluation.evaluator import evaluate
+from yolorep.options import ValOptions
+
+SIZES = [(240, 320), (320, 240), (300, 300), (90, 320), (480, 640), (200, 133), (33, 47)]
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Pictures of many shapes, each with one white rectangle, labelled exactly."""
+    for kind in ("images", "labels"):
+        (tmp_path / "data" / kind / "val").mkdir(parents=True)
+    for number, (height, width) in enumerate(SIZES):
+        image = np.full((height, width, 3), 20, np.uint8)
+        x1, y1, x2, y2 = width // 4, height // 3, width * 3 // 4, height * 2 // 3
+        image[y1:y2, x1:x2] = 255
+        cv2.imwrite(str(tmp_path / "data/images/val" / f"{number}.png"), image)
+        row = [(x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height]
+        (tmp_path / "data/labels/val" / f"{number}.txt").write_text(" ".join(map(str, [1, *row])))
+    path = tmp_path / "data" / "data.yaml"
+    path.write_text("path: .\ntrain: images/val\nval: images/val\nnames: [rectangle, square]\n")
+    return path
+
+
+@pytest.fixture
+def options(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ValOptions:
+    monkeypatch.setattr(module, "load_backend", lambda *_, **__: WhiteBoxBackend())
+    return ValOptions(weights="w.pt", data=str(data), imgsz=320, project=str(tmp_path / "runs"), workers=0)
+
+
+@pytest.mark.parametrize("rect", [True, False])
+def test_boxes_return_to_their_pixels(data: Path, rect: bool) -> None:
+    dataset = DetectionDataset(load_annotations(load_data_config(data), "val"), image_size=320)
+    evaluation = evaluate(WhiteBoxBackend(), dataset, batch_size=4, rect=rect)
+    for index, (height, width) in enumerate(SIZES):
+        best = evaluation.detections[index][0]
+        expected = np.array([width // 4, height // 3, width * 3 // 4, height * 2 // 3])
+        slack = 2.5 * max(1, max(height, width) / 320)  # resampling blurs the edge
+        np.testing.assert_allclose(best.xyxy, expected, atol=slack)
+        assert best.class_id == 1
+
+
+def test_batch_size_does_not_matter(data: Path) -> None:
+    dataset = DetectionDataset(load_annotations(load_data_config(data), "val"), image_size=320)
+    results = [evaluate(WhiteBoxBackend(), dataset, batch_size=size) for size in (1, 3, 32)]
+    assert results[0].results == results[1].results == results[2].results
+    assert results[0].coco.metrics == results[2].coco.metrics
+    assert results[0].coco.metrics["AP50"] > 0.99
+
+
+def test_what_the_command_writes(options: ValOptions) -> None:
+    folder = val(replace(options, save_json=True, save_txt=True, save_conf=True)).folder
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["AP50"] > 0.99 and len(metrics["per_class"]) == 2
+    assert metrics["speed"].keys() == {"preprocess", "inference", "nms"}
+    predictions = json.loads((folder / "predictions.json").read_text())
+    assert {entry["image_id"] for entry in predictions} == set(range(len(SIZES)))  # the file names are numbers
+    first = (folder / "labels" / "0.txt").read_text().splitlines()[0].split()
+    assert first[0] == "1" and [float(x) for x in first[1:]] == pytest.approx([0.5, 0.5, 0.5, 1 / 3, 0.9], abs=0.02)
+    for name in ("pr_curve.png", "confusion_matrix.png", "predictions.jpg"):
+        assert (folder / name).stat().st_size > 1000
+
+
+def test_one_class(options: ValOptions) -> None:
+    options = replace(options, single_cls=True)
+    metrics = json.loads((val(options).folder / "metrics.json").read_text())
+    assert [entry["name"] for entry in metrics["per_class"]] == ["item"]
+    assert metrics["AP50"] > 0.99
+
+
+def test_a_file_for_one_size_is_evaluated_at_it(
+    options: ValOptions, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    backend = WhiteBoxBackend(image_size=(160, 160), batch_size=2)
+    monkeypatch.setattr(module, "load_backend", lambda *_, **__: backend)
+    val(options)
+    assert {shape[2:] for shape in backend.seen} == {(160, 160)}
+    assert "exported for 160x160" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"data": None}, "--data: missing"),
+        ({"weights": "x.onnx", "data": None}, "--data: missing"),
+        ({"data": "data/shapes.yaml"}, "has 5 classes, but w.pt predicts 2"),
+        ({"task": "test"}, "test"),
+        ({"project": "/proc/nothing"}, "--project"),
+    ],
+)
+def test_wrong_input(
+    options: ValOptions, change: dict[str, object], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if change.get("data", "") is None:
+        weights = tmp_path / "w.pt"
+        from tests.models.test_parser import tiny
+        from yolorep.models.detector import build_model
+        from yolorep.weights.checkpoint import save_checkpoint
+
+        save_checkpoint(weights, build_model(tiny()))
+        options = replace(options, weights=str(weights))
+        change = {**change, "weights": change.get("weights", str(weights))}
+    with pytest.raises(UserError, match=message) as raised:
+        val(replace(options, **change))  # type: ignore[arg-type]
+    assert "\n" not in str(raised.value)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("flags", "ap", "ap50"),
+    [
+        ([], 0.338, 0.508),
+        (["--task", "train", "--batch-size", "32"], 0.313, 0.474),
+        (["--no-rect", "--no-fuse"], 0.334, 0.498),
+    ],
+)
+def test_the_official_weights_score_as_published(
+    flags: list[str], ap: float, ap50: float, shared: Path, tmp_path: Path
+) -> None:
+    """Against YOLOv5's own program, its detections scored by pycocotools."""
+    weights, data = shared / "weights/yolov5n.pt", shared / "data/coco128/coco128.yaml"
+    assert main(["val", "--weights", str(weights), "--data", str(data), "--project", str(tmp_path), *flags]) == 0
+    metrics = json.loads((tmp_path / "exp" / "metrics.json").read_text())
+    assert metrics["AP"] == pytest.approx(ap, abs=0.003)
+    assert metrics["AP50"] == pytest.approx(ap50, abs=0.006)
+
+
+def test_coco_json_with_crowds(shared: Path, tmp_path: Path) -> None:
+    """The original annotations: ids with gaps, crowds that neither count as found nor as missed."""
+    weights, data = shared / "weights/yolov5n.pt", shared / "data/tiny_coco/tiny_coco.yaml"
+    flags = [
+        "--weights",
+        str(weights),
+        "--data",
+        str(data),
+        "--project",
+        str(tmp_path),
+        "--save-json",
+        "--imgsz",
+        "320",
+    ]
+    assert main(["val", *flags]) == 0
+    annotations = json.loads((shared / "data/tiny_coco/annotations/instances_val2017.json").read_text())
+    predictions = json.loads((tmp_path / "exp" / "predictions.json").read_text())
+    assert {entry["image_id"] for entry in predictions} <= {image["id"] for image in annotations["images"]}
+    assert max(entry["category_id"] for entry in predictions) > 80
+    assert json.loads((tmp_path / "exp" / "metrics.json").read_text())["AP"] > 0.1

@@ -1,0 +1,138 @@
+"""The Python front door: the commands' options as keyword arguments, with the same checks."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import yolorep
+from tests.training.toy_run import write_toy_data
+from yolorep import Callback, LossTerms, UserError, train, val
+from yolorep.models.detector import Detector
+from yolorep.options import DetectOptions, ExportOptions, TrainOptions, ValOptions
+
+
+@pytest.fixture
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("YOLOREP_CACHE", str(tmp_path / "cache"))
+    write_toy_data(tmp_path)
+    return tmp_path
+
+
+def arguments(work: Path, **changes: Any) -> dict[str, Any]:
+    settings = {"epochs": 1, "batch_size": 2, "imgsz": 64, "device": "cpu", "workers": 0}
+    places = {"cfg": work / "model.yaml", "data": work / "data.yaml", "project": work / "runs"}
+    return {**settings, **places, **changes}
+
+
+@pytest.mark.parametrize("name", yolorep.__all__)
+def test_public_names(name: str) -> None:
+    found = getattr(yolorep, name)
+    assert found.__doc__ and name in dir(yolorep)
+
+
+def test_no_such_name() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'trian'"):
+        _ = yolorep.trian
+
+
+@pytest.mark.parametrize(
+    ("call", "options"),
+    [
+        (yolorep.train, TrainOptions),
+        (yolorep.val, ValOptions),
+        (yolorep.detect, DetectOptions),
+        (yolorep.export, ExportOptions),
+    ],
+)
+def test_every_flag_is_a_documented_keyword(call: Any, options: type) -> None:
+    parameters = inspect.signature(call).parameters
+    for entry in fields(options):
+        assert parameters[entry.name].kind is inspect.Parameter.KEYWORD_ONLY
+        assert parameters[entry.name].default == entry.default
+        assert f"    {entry.name}: {entry.metadata['help']}" in call.__doc__
+
+
+@pytest.mark.parametrize(
+    ("call", "given", "message"),
+    [
+        (yolorep.train, {"epochs": 0}, "--epochs: expected a number of at least 1, found 0"),
+        (yolorep.train, {"epochs": "three"}, r"train\(\): epochs: expected int, found 'three'"),
+        (yolorep.train, {"epohcs": 3}, r"train\(\): unknown option 'epohcs' \(did you mean 'epochs'\?\)"),
+        (yolorep.train, {"cache": "rom"}, "--cache: expected one of ram, disk, found 'rom'"),
+        (yolorep.val, {"weights": "nowhere.pt"}, "nowhere.pt: no such file"),
+        (yolorep.export, {"weights": "w.pt", "include": ["onx"]}, "did you mean 'onnx'"),
+        (yolorep.detect, {}, "--source is missing"),
+    ],
+)
+def test_wrong_input_is_the_command_lines_one_line(call: Any, given: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message) as raised:
+        call(**given)
+    assert "\n" not in str(raised.value)
+
+
+class Counting(Callback):
+    """Notes what it is told."""
+
+    def __init__(self) -> None:
+        self.batches: list[int] = []
+        self.metrics: list[float] = []
+        self.ended = False
+
+    def on_batch(self, trainer: Any, batch: Any, iteration: int) -> None:
+        self.batches.append(iteration)
+
+    def on_epoch(self, trainer: Any, result: Any) -> None:
+        self.metrics.append(result.metrics["AP"])
+
+    def on_end(self, trainer: Any) -> None:
+        self.ended = True
+
+
+def test_from_training_to_files(work: Path) -> None:
+    counting = Counting()
+    result = train(**arguments(work, epochs=2, callbacks=[counting]))
+    assert counting.batches == [0, 1, 2, 3, 4, 5] and len(counting.metrics) == 2 and counting.ended
+    assert result.folder == work / "runs" / "exp" and result.best.is_file() and result.last.is_file()
+    assert repr(result).startswith("TrainResult(") and "AP" in repr(result)
+    assert isinstance(result.model, Detector) and not result.model.training
+    evaluation = val(weights=result.best, data=work / "data.yaml", project=work / "val", device="cpu", workers=0)
+    assert evaluation.metrics == result.metrics
+    assert evaluation.folder == work / "val" / "exp" and (evaluation.folder / "metrics.json").is_file()
+    assert len(evaluation.detections) == 3 and "3 images" in repr(evaluation)
+    (file,) = yolorep.export(weights=result.best, include=("torchscript",))
+    folder = yolorep.detect(weights=file, source=work / "images" / "val", project=work / "out", save_csv=True)
+    assert folder and (folder / "predictions.csv").is_file()
+
+
+class Squares(nn.Module):
+    """A loss that no head has: the mean square of everything predicted."""
+
+    def __init__(self, model: Detector) -> None:
+        super().__init__()
+        self.classes = model.num_classes
+
+    def forward(self, raw: Any, targets: torch.Tensor) -> LossTerms:
+        loss = sum(level.square().mean() for level in raw.levels)
+        return LossTerms(loss, {"squares": loss.detach()})
+
+
+def test_a_loss_of_ones_own(work: Path) -> None:
+    result = train(**arguments(work, epochs=3, loss=Squares, noval=True))
+    header = (result.folder / "results.csv").read_text().splitlines()[0]
+    assert "train/squares" in header and "train/box" not in header
+
+
+def test_a_callback_may_stop_the_run(work: Path) -> None:
+    class Stop(Callback):
+        def on_epoch(self, trainer: Any, result: Any) -> None:
+            trainer.progress.finished = True
+
+    result = train(**arguments(work, epochs=5, callbacks=[Stop()]))
+    assert len((result.folder / "results.csv").read_text().splitlines()) == 2

@@ -1,0 +1,248 @@
+"""The train command as a whole, on a model and a data set that take a second."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import yaml
+from torch import nn
+
+from tests.training.toy_run import MODEL, files, options, same_weights, stop_at
+from yolorep.config import load_hyp
+from yolorep.errors import UserError, YolorepError
+from yolorep.models.detector import build_model
+from yolorep.nn.reparam import fuse
+from yolorep.training import run as train_module
+from yolorep.training.loggers import read_results
+from yolorep.training.run import Run, new_run, read_options, train
+from yolorep.weights.checkpoint import save_checkpoint
+from yolorep.weights.load import load_checkpoint
+
+pytestmark = pytest.mark.usefixtures("plots")
+
+
+def test_files_of_a_run(work: Path, draws: None) -> None:
+    folder = train(options(work, epochs=2, save_period=1)).folder
+    assert folder == work / "runs" / "exp"
+    expected = {"args.yaml", "hyp.yaml", "results.csv", "results.png", "labels.png", "metrics.json", "train_batch.jpg"}
+    weights = {f"weights/{name}.pt" for name in ("best", "last", "epoch1", "epoch2")}
+    assert expected | weights <= set(files(folder))
+    assert [row["epoch"] for row in read_results(folder / "results.csv")] == ["1", "2"]
+    recipe = "cfg/hyp/scratch-low.yaml"
+    assert read_options(folder / "args.yaml") == options(work, epochs=2, save_period=1, hyp=recipe)
+    best = load_checkpoint(folder / "weights" / "best.pt")
+    assert best.names == ("blue", "green")
+    assert best.data == str(work / "data.yaml")
+    assert not best.training
+    assert all(tensor.dtype in (torch.float32, torch.int64) for tensor in best.state_dict.values())
+
+
+def test_the_head_brings_its_recipe(work: Path) -> None:
+    free = work / "free.yaml"
+    free.write_text(yaml.safe_dump({**MODEL, "anchors": None, "head": [[[1, 2], 1, "DetectFree", ["nc", 4]]]}))
+    run = new_run(options(work, cfg=str(free)))
+    assert run.options.hyp == "cfg/hyp/yolorep.yaml"
+    assert run.hyp == load_hyp("cfg/hyp/yolorep.yaml")
+    norms = [module for module in run.model.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert {norm.momentum for norm in norms} == {0.1}
+    run = new_run(options(work))
+    assert run.options.hyp == "cfg/hyp/scratch-low.yaml"
+    assert {module.momentum for module in run.model.modules() if isinstance(module, nn.BatchNorm2d)} == {0.03}
+
+
+def test_the_flagship_is_trained_by_default(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = new_run(options(work, cfg=None))
+    assert run.model.config.source.endswith("cfg/yolorep/n.yaml")
+    assert run.model.names == ("blue", "green")
+
+
+def test_a_run_says_what_its_recipe_comes_to(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train(options(work, epochs=1, noval=True))
+    assert "cfg/hyp/scratch-low.yaml: SGD at 0.01 to 0.0001, " in capsys.readouterr().out
+
+
+def test_same_seed_same_weights(work: Path) -> None:
+    first, second, other = (train(options(work, epochs=1, seed=seed, noval=True)).folder for seed in (1, 1, 2))
+    assert same_weights(first, second)
+    assert not same_weights(first, other)
+
+
+def test_too_little_gpu_memory(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stop_at(monkeypatch, 0, torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate"))
+    with pytest.raises(YolorepError, match=r"out of memory; lower --batch-size \(it is 2\) or --imgsz \(it is 64\)"):
+        train(options(work))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"cfg": "nowhere.yaml"}, "nowhere.yaml: no such file"),
+        ({"data": "nowhere.yaml"}, "nowhere.yaml: no such file"),
+        ({"hyp": "nowhere.yaml"}, "nowhere.yaml: no such file"),
+        ({"weights": "nowhere.pt"}, "nowhere.pt: no such file"),
+        ({"freeze": [9]}, "--freeze: expected layers 0 to 3"),
+        ({"freeze": [4]}, "expected a layer left to train"),
+        ({"device": "seven"}, "--device"),
+        ({"precision": "fp16"}, "--precision fp16: expected a GPU"),
+        ({"data": "bare_train.yaml"}, "bare_train.yaml: train: expected objects to learn, found images without any"),
+        ({"data": "bare_val.yaml"}, "bare_val.yaml: val: expected objects .*, found images without any.* --noval"),
+        ({"cfg": "placeholder.yaml", "noautoanchor": True}, "--noautoanchor: expected anchors in placeholder.yaml"),
+    ],
+)
+def test_bad_input_creates_nothing(
+    work: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, object], message: str
+) -> None:
+    monkeypatch.chdir(work)
+    add_bare_data(work)
+    (work / "placeholder.yaml").write_text(yaml.safe_dump({**MODEL, "anchors": 3}))
+    with pytest.raises(UserError, match=message):
+        train(options(work, **changes))
+    assert not (work / "runs").exists()
+
+
+def add_bare_data(work: Path) -> None:
+    """Data files of which one split has no labels."""
+    (work / "bare").mkdir()
+    cv2.imwrite(str(work / "bare" / "0.png"), np.full((64, 64, 3), 40, np.uint8))
+    (work / "bare_train.yaml").write_text("{train: bare, val: images/val, names: [blue, green]}")
+    (work / "bare_val.yaml").write_text("{train: images/train, val: bare, names: [blue, green]}")
+
+
+def test_nothing_to_find_in_val_is_fine_with_noval(work: Path) -> None:
+    add_bare_data(work)
+    folder = train(options(work, epochs=2, data=str(work / "bare_val.yaml"), noval=True)).folder
+    best, last = (load_checkpoint(folder / "weights" / f"{name}.pt") for name in ("best", "last"))
+    assert last.ema is not None
+    assert all(torch.equal(best.state_dict[name], tensor) for name, tensor in last.ema.items())
+
+
+def test_where_the_data_is_stays_known(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Packaged files are named from the package's folder; others absolutely, even those beside the package."""
+    monkeypatch.setattr("yolorep.training.run.resources_dir", lambda: work)
+    monkeypatch.chdir(work)
+    assert new_run(options(work, data="data.yaml")).options.data == str(work / "data.yaml")
+    (work / "data").mkdir()
+    text = (work / "data.yaml").read_text().replace("images/", "../images/")
+    (work / "data" / "own.yaml").write_text(text)
+    monkeypatch.chdir(work / "data")
+    monkeypatch.setattr("yolorep.config.resources_dir", lambda: work)
+    hyp = work / "hyp.yaml"
+    hyp.write_text("{}")
+    assert new_run(options(work, data="own.yaml", hyp=str(hyp))).options.data == "data/own.yaml"
+
+
+def test_flags(work: Path) -> None:
+    """The less usual ones, together."""
+    changes = {
+        "single_cls": True,
+        "cos_lr": True,
+        "multi_scale": True,
+        "cache": "ram",
+        "precision": "bf16",
+        "freeze": [1],
+    }
+    folder = train(
+        options(work, epochs=1, imgsz=60, rect=True, label_smoothing=0.1, optimizer="Adam", **changes)
+    ).folder
+    best = load_checkpoint(folder / "weights" / "best.pt")
+    assert best.names == ("item",)
+    assert read_options(folder / "args.yaml").imgsz == 64
+    torch.manual_seed(0)
+    fresh = build_model(str(work / "model.yaml"), names=("item",))
+    changed = {n for n, p in fresh.named_parameters() if not torch.allclose(p, best.state_dict[n], atol=1e-7)}
+    assert "model.1.conv.conv.weight" in changed
+    assert not {name for name in changed if name.startswith("model.0.")}
+
+
+def test_nosave_and_noval(work: Path) -> None:
+    folder = train(options(work, epochs=2, nosave=True, noval=True)).folder
+    rows = read_results(folder / "results.csv")
+    assert rows[0]["AP"] == ""
+    assert rows[1]["AP"] != ""
+    assert {"weights/best.pt", "weights/last.pt"} <= set(files(folder))
+
+
+@pytest.mark.parametrize(
+    ("aps", "changes"),
+    [
+        ([0.5, 0.1, 0.2], {"nosave": True}),
+        ([0.5, 0.1, 0.2], {}),
+        ([0.5, 0.1], {"nosave": True, "patience": 1}),
+    ],
+    ids=["nosave", "saved", "early stop"],
+)
+def test_best_of_the_first_epoch(
+    work: Path, monkeypatch: pytest.MonkeyPatch, aps: list[float], changes: dict[str, object]
+) -> None:
+    seen = []
+
+    def score(model: torch.nn.Module, run: Run) -> Mapping[str, float]:
+        seen.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
+        return {"AP": aps[len(seen) - 1]}
+
+    monkeypatch.setattr("yolorep.training.run._score", score)
+    folder = train(options(work, **changes)).folder
+    assert len(seen) == len(aps)
+    best = load_checkpoint(folder / "weights" / "best.pt").state_dict
+    assert all(torch.equal(best[name], tensor) for name, tensor in seen[0].items())
+    assert {"weights/best.pt", "weights/last.pt", "metrics.json"} <= set(files(folder))
+
+
+def test_nosave_alone(work: Path) -> None:
+    folder = train(options(work, nosave=True, save_period=2)).folder
+    assert sorted(path.name for path in (folder / "weights").iterdir()) == ["best.pt", "last.pt"]
+
+
+def test_metrics_come_before_plots(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: object) -> None:
+        raise RuntimeError
+
+    monkeypatch.setattr("yolorep.training.run.plot_evaluation", fail)
+    with pytest.raises(RuntimeError):
+        train(options(work, epochs=1))
+    assert (work / "runs" / "exp" / "metrics.json").is_file()
+
+
+def test_vanished_images_are_not_drawn(work: Path, draws: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = train_module.table
+
+    def table(*args: object, **named: object) -> str:  # between the evaluation and the plots
+        for path in (work / "images" / "val").iterdir():
+            path.unlink()
+        return original(*args, **named)
+
+    monkeypatch.setattr("yolorep.training.run.table", table)
+    folder = train(options(work, epochs=1)).folder
+    assert "confusion_matrix.png" in files(folder)
+    assert "predictions.jpg" not in files(folder)
+
+
+def test_weights_of_other_classes(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = build_model(str(work / "model.yaml"), names=("a", "b", "c"))
+    source.head.anchors *= 1.1
+    save_checkpoint(work / "w.pt", source)
+    folder = train(options(work, epochs=1, cfg=None, weights=str(work / "w.pt"), noautoanchor=True)).folder
+    out = capsys.readouterr().out
+    assert "the data set's 2 classes replace the 3 of" in out
+    assert "transferred 23/23 tensors, class rows initialized anew" in out
+    best = load_checkpoint(folder / "weights" / "best.pt")
+    assert torch.equal(best.state_dict["model.3.anchors"], source.head.anchors)
+
+
+def test_fused_weights_are_refused(work: Path) -> None:
+    source = fuse(build_model(str(work / "model.yaml")).eval())[0]
+    save_checkpoint(work / "fused.pt", source, fused=True)
+    with pytest.raises(UserError, match="expected a trainable model, found a fused one"):
+        train(options(work, cfg=None, weights=str(work / "fused.pt")))
+
+
+def test_weights_that_fit_nothing(work: Path) -> None:
+    other = {**MODEL, "backbone": [[-1, 1, "Focus", [8, 3]]] * 3, "head": [[[1, 2], 1, "Detect", ["nc", "anchors"]]]}
+    save_checkpoint(work / "w.pt", build_model(other))
+    with pytest.raises(UserError, match="found none of the same name and shape"):
+        train(options(work, weights=str(work / "w.pt")))

@@ -1,0 +1,1 @@
+"""What the program does, one command a file: options in, results out."""

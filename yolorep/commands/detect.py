@@ -1,0 +1,221 @@
+"""The ``detect`` command: a source in, annotated copies and result files out."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from itertools import chain, groupby
+from pathlib import Path
+
+from yolorep.console import plural, progress, say
+from yolorep.data.catalog import load_data_config
+from yolorep.detections import Detections, class_name
+from yolorep.drawing import draw
+from yolorep.errors import UserError
+from yolorep.files import new_run_dir
+from yolorep.inference.predictor import Predictor, Timing
+from yolorep.media.sinks import (
+    CropSink,
+    CsvSink,
+    ImageSink,
+    JsonSink,
+    OutputNames,
+    Sink,
+    TxtSink,
+    VideoSink,
+    ViewSink,
+)
+from yolorep.media.sources import Frame, Unreadable, open_source
+from yolorep.ops.letterbox import DEFAULT_SIZE
+from yolorep.options import DetectOptions
+
+
+def run(options: DetectOptions) -> Path | None:
+    """Detects objects in everything the source names and writes what the options ask for.
+
+    An input that cannot be read is reported and the rest goes on. However the run ends (Ctrl-C included), files begun
+    are finished: a video holds the frames done so far and can be played.
+
+    Args:
+        options: the flags of ``detect.py``.
+
+    Returns:
+        The folder of the results, None if nothing was to be saved.
+
+    Raises:
+        UserError: if an option is wrong, or not one input could be read.
+    """
+    if not options.source:
+        raise UserError(
+            "--source is missing: expected an image, folder, glob pattern, list file, video, camera index or URL, "
+            "for example --source street.jpg"
+        )
+    items = open_source(options.source, vid_stride=options.vid_stride)
+    predictor = Predictor(
+        options.weights,
+        device=options.device,
+        image_size=options.imgsz,
+        confidence=options.conf_thres,
+        iou=options.iou_thres,
+        max_detections=options.max_det,
+        classes=options.classes,
+        agnostic_nms=options.agnostic_nms,
+        augment=options.augment,
+        half=options.half,
+        nms_free=options.nms_free,
+    )
+    if predictor.image_size != (options.imgsz or DEFAULT_SIZE):
+        given = f"--imgsz {options.imgsz}" if options.imgsz else options.weights
+        say(f"{given}: using {predictor.image_size}, {predictor.why_image_size}")
+    names = _class_names(options, predictor)
+    with ExitStack() as stack:
+        view = stack.enter_context(ViewSink()) if options.view_img else None
+        items = _skip_unreadable(items, options.source)  # a run folder appears once there is something to put into it
+        saves = (not options.nosave, options.save_txt, options.save_csv, options.save_json, options.save_crop)
+        folder = new_run_dir(options.project, options.name, exist_ok=options.exist_ok) if any(saves) else None
+        if folder:
+            stack.callback(say, f"results: {folder}")  # after the sinks are closed, however the run ends
+        sinks: list[Sink] = [view] if view else []
+        for sink in _file_sinks(options, folder, names) if folder else ():
+            sinks.append(stack.enter_context(sink))
+        total = _Summary("all")
+        for path, group in groupby(items, key=lambda item: item.path):
+            summary = _Summary(path)
+            try:
+                _detect_input(group, summary, predictor=predictor, names=names, sinks=sinks, options=options, view=view)
+            finally:  # a camera is always stopped by Ctrl-C: its line counts too
+                if summary.frames:
+                    say(summary.line(names))
+                total.add(summary)
+            if view and view.quit:
+                break
+        say(total.speed())
+    return folder
+
+
+@dataclass
+class _Summary:
+    """What was found in one input."""
+
+    path: str
+    frames: int = 0
+    video: bool = False
+    counts: Counter[int] = field(default_factory=Counter)
+    timing: Timing = field(default_factory=Timing)
+
+    def update(self, frame: Frame, detections: Detections, timing: Timing) -> None:
+        self.frames += 1
+        self.video = frame.is_video
+        self.counts.update(detections.class_id.tolist())
+        self.timing += timing
+
+    def add(self, other: _Summary) -> None:
+        self.frames += other.frames
+        self.counts.update(other.counts)
+        self.timing += other.timing
+
+    def line(self, names: Sequence[str]) -> str:
+        found = [plural(class_name(names, class_id), count) for class_id, count in sorted(self.counts.items())]
+        parts = [plural("frame", self.frames)] if self.video else []
+        milliseconds = 1000 * self.timing.total / self.frames
+        parts += [*(found or ["nothing found"]), f"{milliseconds:.1f} ms" + ("/frame" if self.video else "")]
+        return f"{self.path}: {', '.join(parts)}"
+
+    def speed(self) -> str:
+        each = 1000 / max(self.frames, 1)
+        timing = self.timing
+        return (
+            f"{plural('image', self.frames)}, each {timing.preprocess * each:.1f} ms pre-process, "
+            f"{timing.inference * each:.1f} ms inference, {timing.nms * each:.1f} ms NMS"
+        )
+
+
+def _detect_input(
+    items: Iterator[Frame | Unreadable],
+    summary: _Summary,
+    *,
+    predictor: Predictor,
+    names: Sequence[str],
+    sinks: Sequence[Sink],
+    options: DetectOptions,
+    view: ViewSink | None,
+) -> None:
+    """Looks at the frames of one input."""
+    first = next(items)
+    rest: Iterable[Frame | Unreadable] = chain([first], items)
+    if isinstance(first, Frame) and first.is_video:
+        rest = progress(rest, total=first.total, desc=Path(summary.path).name, unit="frames")
+    for item in rest:
+        if isinstance(item, Unreadable):
+            say(_problem(item))
+            continue
+        detections = predictor(item.image)
+        summary.update(item, detections, predictor.timing)
+        drawn = item.image
+        if view or not options.nosave:
+            drawn = draw(
+                item.image,
+                detections,
+                names,
+                line_thickness=options.line_thickness,
+                hide_labels=options.hide_labels,
+                hide_conf=options.hide_conf,
+            )
+        for sink in sinks:
+            sink.write(item, detections, drawn)
+        if view and view.quit:
+            return
+
+
+def _file_sinks(options: DetectOptions, folder: Path, names: Sequence[str]) -> Iterator[Sink]:
+    outputs = OutputNames()
+    if not options.nosave:
+        yield ImageSink(folder, outputs)
+        yield VideoSink(folder, outputs)
+    if options.save_txt:
+        yield TxtSink(folder / "labels", outputs, save_conf=options.save_conf)
+    if options.save_csv:
+        yield CsvSink(folder / "predictions.csv", names)
+    if options.save_json:
+        yield JsonSink(folder / "predictions.json", outputs)
+    if options.save_crop:
+        yield CropSink(folder / "crops", outputs, names)
+
+
+def _skip_unreadable(items: Iterator[Frame | Unreadable], source: str) -> Iterator[Frame | Unreadable]:
+    """Reports inputs up to the first readable one.
+
+    Raises:
+        UserError: if there is none.
+    """
+    problems: list[Unreadable] = []
+    for item in items:
+        if isinstance(item, Frame):
+            for problem in problems:
+                say(_problem(problem))
+            return chain([item], items)
+        problems.append(item)
+    if len(problems) == 1:
+        raise UserError(f"{problems[0].path}: {problems[0].reason}; give a --source that can be read")
+    raise UserError(
+        f"--source {source}: none of {len(problems)} inputs can be read, "
+        f"the first is {problems[0].path}: {problems[0].reason}"
+    )
+
+
+def _class_names(options: DetectOptions, predictor: Predictor) -> Sequence[str]:
+    if options.data is None:
+        return predictor.names
+    names = load_data_config(options.data).names
+    if len(names) != len(predictor.names):
+        raise UserError(
+            f"{options.data}: expected names of the {len(predictor.names)} classes of {options.weights}, "
+            f"found {len(names)}; leave --data out to use those in the weights"
+        )
+    return names
+
+
+def _problem(item: Unreadable) -> str:
+    return f"{item.path}: not read: {item.reason}"

@@ -1,0 +1,59 @@
+"""Flags of YOLOv5 that are not offered, and what to do instead."""
+
+from __future__ import annotations
+
+_NO_UPLOAD = "leave it out; nothing is uploaded"
+_TENSORBOARD = "leave it out; TensorBoard logs are written when it is installed"
+_SEARCH = "try values in a copy of cfg/hyp/scratch-low.yaml and pass it with --hyp"
+_NMS = "leave it out; NMS runs after the file"
+_FLOAT32 = "leave it out; files are float32"
+_ONNX = "use --include onnx"
+
+#: YOLOv5's flags that a command does not offer, and what to do instead.
+REPLACED: dict[str, dict[str, str]] = {
+    "train": {
+        "--evolve": _SEARCH,
+        "--evolve_population": _SEARCH,
+        "--resume_evolve": _SEARCH,
+        "--image-weights": "leave it out; every image is drawn once an epoch",
+        "--quad": "leave it out, or lower --batch-size",
+        "--noplots": "leave it out; plots are drawn once, at the end",
+        "--bucket": _NO_UPLOAD,
+        "--upload_dataset": _NO_UPLOAD,
+        "--entity": _TENSORBOARD,
+        "--bbox_interval": _TENSORBOARD,
+        "--artifact_alias": _TENSORBOARD,
+        "--ndjson-console": "read results.csv in the run folder",
+        "--ndjson-file": "read results.csv in the run folder",
+        "--local_rank": "leave it out; training uses one process",
+    },
+    "val": {
+        "--save-hybrid": "use --save-txt; labels mixed into predictions would inflate the AP",
+        "--dnn": "leave it out; .onnx files run in onnxruntime",
+    },
+    "detect": {
+        "--dnn": "leave it out; .onnx files run in onnxruntime",
+        "--visualize": "use yolorep info --profile for the layers, or a forward hook for their features",
+        "--update": "leave it out; every file is read as it is",
+        "--save-format": "leave it out; --save-csv and --save-json write pixels, --save-txt shares of the image",
+    },
+    "export": {
+        "--half": _FLOAT32,
+        "--int8": _FLOAT32,
+        "--per-tensor": _FLOAT32,
+        "--inplace": "leave it out; heads never write into their inputs",
+        "--keras": _ONNX,
+        "--optimize": "use --include torchscript",
+        "--simplify": "leave it out; ONNX files are optimized as they are written",
+        "--mlmodel": _ONNX,
+        "--workspace": _ONNX,
+        "--verbose": "leave it out; what went wrong is said in one line",
+        "--cache": "leave it out; it belongs to a format that is not offered",
+        "--nms": _NMS,
+        "--agnostic-nms": _NMS,
+        "--topk-per-class": _NMS,
+        "--topk-all": _NMS,
+        "--iou-thres": _NMS,
+        "--conf-thres": _NMS,
+    },
+}

@@ -1,0 +1,118 @@
+"""Running a model over a data set and scoring it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from yolorep.console import progress
+from yolorep.data.dataset import DetectionDataset
+from yolorep.data.loader import eval_loader
+from yolorep.detections import Detections
+from yolorep.evaluation.metrics import CocoMetric, CocoResult
+from yolorep.formats.base import Backend
+from yolorep.ops.prepare import to_detections
+
+
+@dataclass(frozen=True, repr=False)
+class Evaluation:
+    """An evaluation's findings.
+
+    Attributes:
+        coco: pycocotools' numbers.
+        detections: of each image of the data set, boxes in its own pixels.
+        results: the same in COCO's result form, with the data set's own ids.
+        speed: milliseconds an image waiting for images (``preprocess``), in the network and its decoding
+            (``inference``), and in ``nms``.
+        folder: where a command wrote its results; None if none did.
+    """
+
+    coco: CocoResult
+    detections: list[Detections]
+    results: list[dict[str, Any]]
+    speed: dict[str, float]
+    folder: Path | None = None
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The twelve numbers by name: ``AP``, ``AP50``, …."""
+        return self.coco.metrics
+
+    def __repr__(self) -> str:
+        numbers = ", ".join(f"{name} {self.metrics[name]:.3f}" for name in ("AP", "AP50", "AR100"))
+        return f"Evaluation({len(self.detections)} images, {numbers})"
+
+
+def evaluate(
+    backend: Backend,
+    dataset: DetectionDataset,
+    *,
+    batch_size: int,
+    confidence: float = 0.001,
+    iou: float = 0.6,
+    max_detections: int = 300,
+    rect: bool = True,
+    single_class: bool = False,
+    workers: int = 0,
+    description: str = "val",
+) -> Evaluation:
+    """Evaluates with YOLOv5's settings: several classes a box, low confidence, NMS limited by count only.
+
+    Every image has its own rectangular shape, whatever batch it is in, so the result does not depend on
+    ``batch_size``.
+
+    Args:
+        backend: the model.
+        dataset: what to evaluate on.
+        batch_size: images a batch at most.
+        confidence: boxes below it are not looked at.
+        iou: NMS threshold, for a backend that needs NMS.
+        max_detections: boxes kept an image.
+        rect: rectangular shapes; otherwise squares.
+        single_class: all of the model's classes are the data set's only one.
+        workers: data loading processes.
+        description: for the progress display.
+    """
+    annotations = dataset.annotations
+    metric = CocoMetric(annotations.ground_truth(), names=annotations.names, category_ids=annotations.category_ids)
+    loader = eval_loader(
+        dataset,
+        batch_size=batch_size,
+        stride=backend.stride,
+        rect=rect,
+        pad=backend.geometry.pad,
+        workers=workers,
+    )
+    found = [Detections.empty()] * len(dataset)
+    seconds = {"preprocess": 0.0, "inference": 0.0, "nms": 0.0}
+    mark = time.perf_counter()
+    for batch in progress(loader, desc=description, unit="batch"):
+        waited = time.perf_counter()
+        decoded = backend(batch.images)
+        inferred = time.perf_counter()
+        kept = to_detections(
+            decoded,
+            batch.letterboxes,
+            confidence=confidence,
+            iou=None if backend.nms_free else iou,
+            max_detections=max_detections,
+            multi_label=not single_class,
+            class_agnostic=single_class,
+        )
+        for index, detections in zip(batch.indices, kept, strict=True):
+            if single_class:
+                detections = replace(detections, class_id=np.zeros_like(detections.class_id))
+            found[index] = detections
+        done = time.perf_counter()
+        seconds["preprocess"] += waited - mark
+        seconds["inference"] += inferred - waited
+        seconds["nms"] += done - inferred
+        mark = time.perf_counter()
+    for index, detections in enumerate(found):
+        metric.update(annotations.image_id(index), detections)
+    speed = {name: value * 1000 / max(len(dataset), 1) for name, value in seconds.items()}
+    return Evaluation(metric.compute(), found, metric.results, speed)

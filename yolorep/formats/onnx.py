@@ -1,0 +1,157 @@
+"""ONNX: written through torch.export, run with onnxruntime."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from yolorep.errors import ExportError, UserError
+from yolorep.formats.base import INPUT, OUTPUTS, Backend, Deployed, Format, check_outputs
+from yolorep.formats.metadata import Metadata
+from yolorep.ops.decode import Decoded
+
+if TYPE_CHECKING:
+    import onnx
+
+
+class Onnx(Format):
+    """ONNX through ``torch.export``, optimized by onnxscript: one file, weights inside."""
+
+    suffix = ".onnx"
+    requires = ("onnx", "onnxscript", "onnxruntime")
+    settings = ("opset",)
+
+    def write(
+        self, network: Deployed, path: Path, *, example: Tensor, metadata: Metadata, opset: int = 18, **settings: Any
+    ) -> None:
+        import onnx
+
+        dynamic = metadata.image_size is None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about torch's own internals
+            program = torch.onnx.export(
+                network,
+                (example,),
+                dynamo=True,
+                input_names=[INPUT],
+                output_names=list(OUTPUTS),
+                opset_version=opset,
+                dynamic_shapes=(_dynamic_shape(metadata.stride),) if dynamic else None,
+                verbose=False,
+            )
+        if program is None:
+            raise ExportError("torch.onnx.export returned no model")
+        model = program.model_proto
+        written = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+        if written != opset:
+            raise ExportError(f"--opset {opset}: torch can only write this model as opset {written}; pass that")
+        if dynamic:
+            _name_candidates(model)
+        onnx.helper.set_model_props(model, metadata.to_strings())
+        onnx.checker.check_model(model)
+        onnx.save(model, str(path))
+
+    def open(self, path: Path, *, device: torch.device) -> Backend:
+        return OnnxBackend(path, device=device)
+
+
+class OnnxBackend(Backend):
+    """An ONNX file written by ``yolorep export``.
+
+    It uses as many threads as PyTorch does (``torch.get_num_threads()``).
+
+    Raises:
+        UserError: if onnxruntime is missing or has no such device, or the file is no such file.
+    """
+
+    def __init__(self, path: Path, *, device: torch.device | None = None) -> None:
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise UserError(f"{path}: running ONNX files needs onnxruntime: pip install 'yolorep[export]'") from error
+        provider = _provider(onnxruntime.get_available_providers(), device or torch.device("cpu"))
+        if not path.is_file():
+            raise UserError(f"{path}: expected an ONNX file, found none")
+        settings = onnxruntime.SessionOptions()
+        settings.intra_op_num_threads = torch.get_num_threads()
+        settings.log_severity_level = 3  # errors only: warnings are about the graph, which a user cannot change
+        try:
+            self._session = onnxruntime.InferenceSession(str(path), settings, providers=[provider])
+        except _errors() as error:
+            raise UserError(f"{path}: expected an ONNX file, onnxruntime says: {_first_line(error)}") from error
+        self._path = path
+        metadata = Metadata.from_strings(self._session.get_modelmeta().custom_metadata_map, path=path)
+        inputs = [entry.name for entry in self._session.get_inputs()]
+        outputs = [entry.name for entry in self._session.get_outputs()]
+        if inputs != ["images"] or outputs != ["boxes", "scores"]:
+            raise UserError(
+                f"{path}: expected input 'images' and outputs 'boxes', 'scores', found {inputs} and {outputs}: "
+                "export it again"
+            )
+        self.names = metadata.names
+        self.stride = metadata.stride
+        self.image_size = metadata.image_size
+        self.batch_size = metadata.batch_size
+        self.nms_free = metadata.nms_free
+        self.geometry = metadata.geometry
+        self.metadata = metadata
+
+    def _run(self, images: Tensor) -> Decoded:
+        inputs = images.numpy().astype(np.float32) / np.float32(255)
+        try:
+            boxes, scores = self._session.run(["boxes", "scores"], {"images": inputs})
+        except _errors() as error:
+            raise UserError(f"{self._path}: onnxruntime could not run it: {_first_line(error)}") from error
+        decoded = Decoded(torch.from_numpy(boxes), torch.from_numpy(scores))
+        return check_outputs(decoded, batch=len(images), classes=len(self.names), path=self._path)
+
+
+def _dynamic_shape(stride: int) -> dict[int, Any]:
+    """Any batch size, height and width, the latter as multiples of the stride: only then do all features fit."""
+    batch, height, width = (torch.export.Dim(name, min=1) for name in ("batch", "height", "width"))
+    return {0: batch, 2: stride * height, 3: stride * width}
+
+
+def _name_candidates(model: onnx.ModelProto) -> None:
+    """Gives the number of candidates a name instead of torch's formula over made-up symbols."""
+    del model.graph.value_info[:]  # inferred shapes of intermediate values, written with the same symbols
+    for output in model.graph.output:
+        output.type.tensor_type.shape.dim[1].dim_param = "candidates"
+
+
+def _errors() -> tuple[type[Exception], ...]:
+    """Onnxruntime's errors, which share no base class, and what its Python side raises of its own."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    own = (
+        state.EPFail,
+        state.Fail,
+        state.InvalidArgument,
+        state.InvalidGraph,
+        state.InvalidProtobuf,
+        state.NoModel,
+        state.NoSuchFile,
+        state.NotImplemented,
+        state.RuntimeException,
+    )
+    return *own, RuntimeError, ValueError
+
+
+def _provider(available: list[str], device: torch.device) -> str | tuple[str, dict[str, int]]:
+    if device.type == "cpu":
+        return "CPUExecutionProvider"
+    if device.type == "cuda" and "CUDAExecutionProvider" in available:
+        return "CUDAExecutionProvider", {"device_id": device.index or 0}
+    raise UserError(
+        f"--device {device}: this onnxruntime offers {', '.join(available)} only: use --device cpu, "
+        "or install onnxruntime-gpu for CUDA"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]

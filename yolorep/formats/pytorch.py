@@ -1,0 +1,52 @@
+"""Running a detector with PyTorch itself."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor
+
+from yolorep.errors import UserError
+from yolorep.formats.base import Backend
+from yolorep.models.detector import Detector
+from yolorep.ops.decode import Decoded
+
+
+class TorchBackend(Backend):
+    """A ``Detector`` in eval mode, fused or not.
+
+    It runs a copy with its weights in channels-last order, which convolutions are faster with; the given model is left
+    as it is.
+
+    Raises:
+        ValueError: if the model is in training mode.
+        UserError: for half precision on a CPU.
+    """
+
+    def __init__(self, model: Detector, *, device: torch.device | None = None, half: bool = False) -> None:
+        like = next(model.parameters())
+        device = like.device if device is None else device
+        if model.training:
+            raise ValueError("a backend runs a model in eval mode: call model.eval() first")
+        if half and device.type == "cpu":
+            raise UserError("--half: float16 inference needs a CUDA device, found 'cpu': leave --half out")
+        self._device = device
+        self._dtype = torch.float16 if half else like.dtype
+        moved = copy.deepcopy(model).to(device=device, dtype=self._dtype)
+        self._model = moved.to(memory_format=torch.channels_last)
+        self.names = model.names
+        self.stride = model.max_stride
+        self.image_size = None
+        self.batch_size = None
+        self.nms_free = model.nms_free
+        self.geometry = model.geometry
+
+    @torch.inference_mode()
+    def _run(self, images: Tensor) -> Decoded:
+        inputs = images.to(self._device, non_blocking=True).to(self._dtype) / 255
+        raw = self._model(inputs)
+        if self._dtype == torch.float16:  # whose spacing at 640 pixels is half a pixel
+            raw = raw._replace(levels=[level.float() for level in raw.levels])
+        boxes, scores = self._model.decode(raw)
+        return Decoded(boxes.to("cpu", torch.float32), scores.to("cpu", torch.float32))

@@ -1,0 +1,77 @@
+"""TorchScript: traced and frozen, run by torch without yolorep's classes."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from yolorep.errors import UserError
+from yolorep.formats.base import Backend, Deployed, Format, check_outputs
+from yolorep.formats.metadata import Metadata
+from yolorep.ops.decode import Decoded
+
+#: Name of the metadata inside the archive.
+METADATA_FILE = "yolorep.json"
+
+
+class TorchScript(Format):
+    """A traced and frozen TorchScript module: needs torch to run, from Python or C++, but not yolorep."""
+
+    suffix = ".torchscript"
+
+    def write(self, network: Deployed, path: Path, *, example: Tensor, metadata: Metadata, **settings: Any) -> None:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")  # TorchScript is deprecated in torch itself; the format was asked for
+            module = torch.jit.freeze(torch.jit.trace(network, (example,), check_trace=False))
+            torch.jit.save(module, str(path), _extra_files={METADATA_FILE: json.dumps(metadata.to_strings())})
+
+    def open(self, path: Path, *, device: torch.device) -> Backend:
+        return TorchScriptBackend(path, device=device)
+
+
+class TorchScriptBackend(Backend):
+    """A TorchScript file written by ``yolorep export``.
+
+    Unlike a checkpoint, a TorchScript file is a program: run only files from people you trust.
+
+    Raises:
+        UserError: if the file is no such file.
+    """
+
+    def __init__(self, path: Path, *, device: torch.device | None = None) -> None:
+        self._path = path
+        self._device = device or torch.device("cpu")
+        if not path.is_file():
+            raise UserError(f"{path}: expected a TorchScript file, found none")
+        extra = {METADATA_FILE: ""}
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # TorchScript is deprecated in torch itself; the format was asked for
+                self._module = torch.jit.load(str(path), map_location=self._device, _extra_files=extra)
+            strings = json.loads(extra[METADATA_FILE] or "{}")
+        except (RuntimeError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(f"{path}: expected a TorchScript file, torch.jit says: {reason}") from error
+        self.metadata = Metadata.from_strings(strings if isinstance(strings, dict) else {}, path=path)
+        self.names = self.metadata.names
+        self.stride = self.metadata.stride
+        self.image_size = self.metadata.image_size
+        self.batch_size = self.metadata.batch_size
+        self.nms_free = self.metadata.nms_free
+        self.geometry = self.metadata.geometry
+
+    @torch.inference_mode()
+    def _run(self, images: Tensor) -> Decoded:
+        try:
+            boxes, scores = self._module(images.to(self._device, torch.float32) / 255)
+            decoded = Decoded(boxes.cpu(), scores.cpu())
+        except (RuntimeError, ValueError, AttributeError) as error:
+            # The useful part of a TorchScript traceback is its end.
+            reason = str(error).strip().splitlines()[-1]
+            raise UserError(f"{self._path}: torch.jit could not run it: {reason}") from error
+        return check_outputs(decoded, batch=len(images), classes=len(self.names), path=self._path)

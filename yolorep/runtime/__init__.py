@@ -1,1 +1,0 @@
-"""Running a detector: one backend a class, all with the same call."""

@@ -1,0 +1,40 @@
+"""What training needs to know of each kind of head: its loss, its recipe, how it is fitted to the data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from yolorep.losses.anchor import AnchorLoss
+from yolorep.losses.anchor_free import AnchorFreeLoss
+from yolorep.losses.terms import LossTerms
+from yolorep.models.heads.anchor import Detect
+from yolorep.models.heads.anchor_free import DetectFree
+from yolorep.models.heads.base import DetectionHead
+from yolorep.models.heads.raw import Raw
+from yolorep.training.autoanchor import fit_anchors
+
+
+@dataclass(frozen=True)
+class HeadTraining:
+    """What training needs to know of a kind of head.
+
+    Attributes:
+        recipe: The hyperparameters it is trained with unless told otherwise: a packaged YAML.
+        loss: (head, hyperparameters, image_size=, label_smoothing=) -> its loss: (raw maps, targets) -> terms.
+        fit: Fits the head to the data before training: (head, (n, 2) object sizes in pixels, threshold=, seed=,
+            placeholder=); None where there is nothing to fit.
+    """
+
+    recipe: str
+    loss: Callable[..., Callable[[Raw, Tensor], LossTerms]]
+    fit: Callable[..., None] | None = None
+
+
+#: One row a kind of head.
+HEADS: dict[type[DetectionHead], HeadTraining] = {
+    Detect: HeadTraining("cfg/hyp/scratch-low.yaml", AnchorLoss.from_hyp, fit=fit_anchors),
+    DetectFree: HeadTraining("cfg/hyp/yolorep.yaml", AnchorFreeLoss.from_hyp),
+}
