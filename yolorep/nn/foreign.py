@@ -76,16 +76,19 @@ class ForeignBackbone(nn.Module):
         """Finds the features' channels and strides.
 
         Raises:
-            ValueError: if they are no maps of the image.
+            ValueError: if they are no maps of the image, or images of any multiple of the largest stride will not do.
         """
-        shapes = [tuple(feature.shape) for feature in _try_out(self, self.name)]
-        if not all(map(_stride, shapes)):
+        shapes = [tuple(feature.shape) for feature in _try_out(self, self.name, PROBE)]
+        self.strides = tuple(_stride(shape, PROBE) for shape in shapes)
+        if not all(self.strides):
             raise ValueError(
                 f"{self.name}: expected maps (batch, channels, height / stride, width / stride) of an image of "
                 f"{PROBE}, found {shapes}"
             )
-        self.strides = tuple(_stride(shape) for shape in shapes)
         self.out_channels = tuple(shape[1] for shape in shapes)
+        small = 2 * max(self.strides), 3 * max(self.strides)
+        maps = [_stride(feature.shape, small) for feature in _try_out(self, self.name, small)]
+        assert tuple(maps) == self.strides, maps
 
 
 @register(repeats="once", channels=yields)
@@ -165,16 +168,20 @@ def check_known(name: Any, known: Sequence[str], *, library: str) -> None:
         raise ValueError(f"expected the name of one of {library}'s networks, found {name!r}{suggest(str(name), known)}")
 
 
-def _try_out(network: nn.Module, name: str) -> Any:
-    """What a network makes of an image of the size of PROBE, in shapes.
+def _try_out(network: nn.Module, name: str, size: tuple[int, int]) -> Any:
+    """What a network makes of an image, in shapes.
 
     Raises:
         ValueError: if it takes none of that size.
     """
     try:
-        return run_on_meta(network, (1, 3, *PROBE))
-    except AssertionError as error:
-        raise ValueError(f"expected a network for images of any size; {name} says: {error}") from error
+        return run_on_meta(network, (1, 3, *size))
+    except (AssertionError, RuntimeError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(
+            f"{name}: expected that images of {size[0]}x{size[1]} pixels do, found {reason!r}; take a network for "
+            "images of any size, and its coarsest feature too"
+        ) from error
 
 
 def _built(make: Callable[[], nn.Module]) -> nn.Module:
@@ -189,11 +196,11 @@ def _built(make: Callable[[], nn.Module]) -> nn.Module:
             return make().to(device)
 
 
-def _stride(shape: Sequence[int]) -> int:
-    """Pixels per cell of a map of the probe image; 0 if a tensor of this shape is none."""
-    if len(shape) != 4 or shape[2] < 2 or PROBE[0] % shape[2] or PROBE[0] * shape[3] != PROBE[1] * shape[2]:
+def _stride(shape: Sequence[int], image: tuple[int, int]) -> int:
+    """Pixels per cell of a map of an image of that size; 0 if a tensor of this shape is none."""
+    if len(shape) != 4 or shape[2] < 2 or image[0] % shape[2] or image[0] * shape[3] != image[1] * shape[2]:
         return 0
-    return PROBE[0] // shape[2]
+    return image[0] // shape[2]
 
 
 def _parts(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -221,12 +228,12 @@ def _stages(network: nn.Module, name: str) -> dict[str, int]:
         nonlocal image
         if len(inputs) == 1 and inputs[0] is image:
             image = output
-            strides[part] = _stride(output.shape)
+            strides[part] = _stride(output.shape, PROBE)
 
     hooks = [network.register_forward_pre_hook(first)]
     hooks += [module.register_forward_hook(partial(note, part)) for part, module in _parts(network)]
     try:
-        _try_out(network, name)
+        _try_out(network, name, PROBE)
     finally:
         for hook in hooks:
             hook.remove()

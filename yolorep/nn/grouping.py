@@ -94,9 +94,9 @@ class _Calls:
         norm = self.network.get_submodule(name)
         kind = type(norm).__name__
         if not isinstance(norm, _BatchNorm):
-            raise ValueError(f"a {kind} is no BatchNorm, the norm that a convolution takes up")
+            raise ValueError(f"{kind} is no BatchNorm, the norm that a convolution takes up")
         if type(norm) not in norms:
-            raise ValueError(f"a {kind} is not known to be a BatchNorm and no more")
+            raise ValueError(f"{kind} is not known to be a BatchNorm2d and no more")
         (source,) = self._single_call(name).args
         if not isinstance(source, Node) or source.op != "call_module":
             raise ValueError(f"it reads {source}, which is no layer's output")
@@ -112,8 +112,10 @@ class _Calls:
 
     def _single_call(self, name: str) -> Node:
         nodes = self.nodes[name]
-        if len(nodes) != 1:
-            raise ValueError(f"torch.fx sees {len(nodes)} calls of {name}; expected 1")
+        if not nodes:
+            raise ValueError("torch.fx does not look into the block around it")
+        if len(nodes) > 1:
+            raise ValueError(f"{name} is called {len(nodes)} times")
         if name in self.read:
             raise ValueError(f"the tensors of {name} have other readers")
         return nodes[0]
