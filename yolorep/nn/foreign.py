@@ -78,17 +78,20 @@ class ForeignBackbone(nn.Module):
         Raises:
             ValueError: if they are no maps of the image, or images of any multiple of the largest stride will not do.
         """
-        shapes = [tuple(feature.shape) for feature in _try_out(self, self.name, PROBE)]
-        self.strides = tuple(_stride(shape, PROBE) for shape in shapes)
-        if not all(self.strides):
+        self.out_channels, self.strides = self._maps(PROBE)
+        largest = max(self.strides)
+        self._maps((2 * largest, 3 * largest))
+
+    def _maps(self, size: tuple[int, int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Channels and strides of the features of an image of that size."""
+        shapes = [tuple(feature.shape) for feature in _try_out(self, self.name, size)]
+        strides = tuple(_stride(shape, size) for shape in shapes)
+        if not all(strides):
             raise ValueError(
                 f"{self.name}: expected maps (batch, channels, height / stride, width / stride) of an image of "
-                f"{PROBE}, found {shapes}"
+                f"{size[0]}x{size[1]} pixels, found {shapes}"
             )
-        self.out_channels = tuple(shape[1] for shape in shapes)
-        small = 2 * max(self.strides), 3 * max(self.strides)
-        maps = [_stride(feature.shape, small) for feature in _try_out(self, self.name, small)]
-        assert tuple(maps) == self.strides, maps
+        return tuple(shape[1] for shape in shapes), strides
 
 
 @register(repeats="once", channels=yields)
