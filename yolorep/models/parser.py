@@ -93,7 +93,7 @@ def load_config(name: str | Path) -> ModelConfig:
     Raises:
         UserError: one line with every fault.
     """
-    path = find_config(name)
+    path = find_config(name, "model")
     return parse_config(load_yaml(path), source=str(path), folder=path.parent)
 
 
