@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import PIL.Image
 from torch import Tensor
@@ -17,14 +17,14 @@ from yolorep.detections import Detections, class_indices
 from yolorep.device import select_device
 from yolorep.errors import UserError
 from yolorep.formats.base import Backend
-from yolorep.formats.pytorch import TorchBackend
 from yolorep.formats.tta import TTA
 from yolorep.inference.inputs import Array, Input, is_endless, is_single, open_input
-from yolorep.inference.open import load_backend
 from yolorep.media.frames import Frame, Unreadable
-from yolorep.models.detector import Detector
 from yolorep.ops.letterbox import LetterBox, rect_shape, round_up
 from yolorep.ops.prepare import letterboxed, to_detections
+
+if TYPE_CHECKING:
+    from yolorep.models.detector import Detector
 
 
 @dataclass(frozen=True)
@@ -128,15 +128,7 @@ class Predictor:
         nms_free: bool = False,
         batch_size: int = 1,
     ) -> None:
-        if isinstance(weights, Backend):
-            backend = weights
-        elif isinstance(weights, Detector):
-            detector = weights.for_inference(nms_free=True) if nms_free else weights
-            backend = TorchBackend(detector, device=select_device(device), half=half)
-        elif not isinstance(weights, str | os.PathLike):
-            raise UserError(f"weights: expected a path, a Detector or a Backend, got {type(weights).__name__}")
-        else:
-            backend = load_backend(weights, device=select_device(device), half=half, nms_free=nms_free)
+        backend = _open(weights, device=device, half=half, nms_free=nms_free)
         if image_size is not None and image_size < 1:
             raise UserError(f"image size: expected a positive number of pixels, got {image_size}")
         for name, value in (("confidence", confidence), ("IoU", iou)):
@@ -268,3 +260,19 @@ class Predictor:
         seconds = prepared - start, inferred - prepared, time.perf_counter() - inferred
         timing = Timing(*(part / len(images) for part in seconds))
         return [(replace(detections, names=self.names), timing) for detections in results]
+
+
+def _open(weights: str | Path | Detector | Backend, *, device: str, half: bool, nms_free: bool) -> Backend:
+    if isinstance(weights, Backend):
+        return weights
+    # Late: they import every block there is.
+    from yolorep.formats.pytorch import TorchBackend
+    from yolorep.inference.open import load_backend
+    from yolorep.models.detector import Detector
+
+    if isinstance(weights, Detector):
+        detector = weights.for_inference(nms_free=True) if nms_free else weights
+        return TorchBackend(detector, device=select_device(device), half=half)
+    if isinstance(weights, str | Path):
+        return load_backend(weights, device=select_device(device), half=half, nms_free=nms_free)
+    raise UserError(f"weights: expected a path, a Detector or a Backend, got {type(weights).__name__}")
