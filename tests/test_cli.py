@@ -104,7 +104,10 @@ def test_help_is_tidy(command: list[str], monkeypatch: pytest.MonkeyPatch, capsy
     _, _, body = capsys.readouterr().out.partition("\n\n")
     # "  --flag VALUE  help", or the help on a line of its own.
     rows = re.findall(r"^ {2,4}(?!command$)(\S.*(?:\n {20,}.*)?)", body, re.MULTILINE)
-    assert len(rows) == (len(fields(cli.COMMANDS[command[0]])) + 1 if command else len(cli.COMMANDS) + 2)
+    flags = (
+        len(fields(cli.COMMANDS[command[0]])) + 2 if command else len(cli.COMMANDS) + 2
+    )  # --help and --import, --version
+    assert len(rows) == flags
     for row in rows:
         name, *texts = re.split(r"\s{2,}", row)
         assert len(texts) == 1 and texts[0], f"{name}: expected one text without doubled blanks, found {texts}"
@@ -171,3 +174,38 @@ def test_fuse_writes_a_file_that_loads(tmp_path: Path, capsys: pytest.CaptureFix
     assert cli.main(["fuse", "--weights", str(out), "--imgsz", "64", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["records"] == [] and report["params"] == 1_545_197 and report["kept"] == []
+
+
+BLOCK = """
+from torch import nn
+from yolorep import register
+
+@register()
+class Own(nn.Module):
+    def __init__(self, c1: int, c2: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(c1, c2, 3, 2, 1)
+
+    def forward(self, x):
+        return self.conv(x)
+"""
+
+
+def test_blocks_of_ones_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In processes of their own: a row that is registered once stays."""
+    (tmp_path / "own.py").write_text(BLOCK)
+    (tmp_path / "m.yaml").write_text("{nc: 1, backbone: [[-1, 1, Own, [8]]], head: [[[-1], 1, DetectFree, [nc]]]}")
+
+    def run(*argv: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "yolorep", *argv]
+        return subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+
+    without = run("info", "--cfg", "m.yaml", "--imgsz", "64")
+    assert without.returncode == 2 and "needs the row Own: give --import the file that registers it" in without.stderr
+    done = run("fuse", "--cfg", "m.yaml", "--imgsz", "64", "--output", "f.pt", "--import", "own.py")
+    assert done.returncode == 0, done.stderr
+    without = run("info", "--weights", "f.pt", "--imgsz", "64")
+    assert without.returncode == 2 and "needs the row Own" in without.stderr and without.stderr.count("\n") == 1
+    assert run("info", "--weights", "f.pt", "--imgsz", "64", "--import", "own.py").returncode == 0
+    missing = run("info", "--weights", "f.pt", "--import", "gone.py")
+    assert (missing.returncode, missing.stderr) == (2, "error: --import gone.py: no such file\n")

@@ -41,6 +41,9 @@ COMMANDS: dict[str, type[Options]] = {
 }
 
 
+_IMPORT = "--import"
+
+
 class _Parser(argparse.ArgumentParser):
     """Reports errors in one line, through UserError."""
 
@@ -81,26 +84,42 @@ def run(argv: Sequence[str]) -> Any:
     if not argv:
         _parser().print_help()
         return None
-    command, options = parse(argv)
+    namespace = _read(argv)
+    options = _options(namespace)
     with opencv_wanted():
-        return import_module(f"yolorep.commands.{command}").run(options)
+        if namespace.imports:
+            import yolorep.models.detector  # noqa: F401  (first the program's own rows: their names are taken)
+            from yolorep.nn.user_blocks import import_blocks
+
+            for file in namespace.imports:
+                import_blocks(file)
+        return import_module(f"yolorep.commands.{namespace.command}").run(options)
 
 
 def parse(argv: Sequence[str]) -> tuple[str, Options]:
-    """The command that ``argv`` names, and its options.
+    """The command that ``argv`` names, and its options. Nothing is run, the files of ``--import`` neither.
 
     Raises:
         UserError: for an unknown command or flag, or a value that is none.
     """
+    namespace = _read(argv)
+    return namespace.command, _options(namespace)
+
+
+def _options(namespace: argparse.Namespace) -> Options:
+    options = COMMANDS[namespace.command]
+    return options(**{field.name: getattr(namespace, field.name) for field in fields(options)})
+
+
+def _read(argv: Sequence[str]) -> argparse.Namespace:
     if not argv[0].startswith("-") and argv[0] not in COMMANDS:
         raise UserError(
             f"yolorep: unknown command {argv[0]!r}{suggest(argv[0], COMMANDS)}; expected one of {', '.join(COMMANDS)}"
         )
     namespace, unknown = _parser().parse_known_args(argv)
-    options = COMMANDS[namespace.command]
     if unknown:
-        raise UserError(_unknown(namespace.command, unknown[0], options))
-    return namespace.command, options(**{field.name: getattr(namespace, field.name) for field in fields(options)})
+        raise UserError(_unknown(namespace.command, unknown[0], COMMANDS[namespace.command]))
+    return namespace
 
 
 def _parser() -> _Parser:
@@ -113,6 +132,16 @@ def _parser() -> _Parser:
         types_of = typing.get_type_hints(options)
         for field in fields(options):
             _add_flag(command, field, types_of[field.name])
+        # No option: options are stored with a run, and a file must never say what to run.
+        command.add_argument(
+            _IMPORT,
+            dest="imports",
+            metavar="FILE",
+            nargs="+",
+            action="extend",
+            default=[],
+            help="Python files of your own that register rows; they are run",
+        )
     return parser
 
 
@@ -147,7 +176,7 @@ def _unknown(command: str, found: str, options: type[Options]) -> str:
     if advice := replaced.get(name.replace("_", "-")):
         return f"{command}: {name} of YOLOv5 is not offered: {advice}"
     if found.startswith("-"):
-        known = [flag(field.name) for field in fields(options) if not field.metadata["positional"]]
+        known = [_IMPORT, *(flag(field.name) for field in fields(options) if not field.metadata["positional"])]
         return f"{command}: unknown flag {name}{suggest(name, known)}; see yolorep {command} --help"
     positional = [field.name for field in fields(options) if field.metadata["positional"]]
     expected = f"all {positional[0]} in a row" if positional else "flags"
