@@ -131,10 +131,15 @@ class Picture(np.ndarray[Any, np.dtype[np.uint8]]):
     """A (height, width, 3) BGR array that a notebook shows as the image it is."""
 
     def _repr_png_(self) -> bytes | None:
-        if self.ndim != 3 or self.dtype != np.uint8 or not self.size:
-            return None  # a slice or a sum of one
-        done, data = cv2.imencode(".png", self)
-        return data.tobytes() if done else None
+        return as_png(self)
+
+
+def as_png(image: NDArray[Any]) -> bytes | None:
+    """A (height, width, 3) uint8 BGR image as a PNG file; None for any other array."""
+    if image.ndim != 3 or image.dtype != np.uint8 or not image.size:
+        return None
+    done, data = cv2.imencode(".png", image)
+    return data.tobytes() if done else None
 
 
 def write_image(path: Path, image: NDArray[np.uint8]) -> None:

@@ -258,3 +258,10 @@ def test_weights_are_loaded(white_box: str) -> None:
     predictor = Predictor(white_box, device="cpu", image_size=128, agnostic_nms=True)
     assert predictor.names == ("rectangle", "square")
     np.testing.assert_allclose(predictor(make_image(box=(10, 20, 50, 60))).xyxy, [(10, 20, 50, 60)], atol=1)
+
+
+def test_a_prediction_shows_itself() -> None:
+    (found,) = Predictor(WhiteBoxBackend()).stream([make_image()])
+    assert repr(found) == f"Prediction(image, 0, 0.00 s, {found.detections})"
+    np.testing.assert_array_equal(found.plot(), found.detections.plot(found.image))
+    assert found._repr_png_().startswith(b"\x89PNG")  # type: ignore[union-attr]

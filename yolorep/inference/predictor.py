@@ -18,6 +18,7 @@ from yolorep.device import select_device
 from yolorep.errors import UserError
 from yolorep.formats.base import Backend
 from yolorep.formats.tta import TTA
+from yolorep.images import as_png
 from yolorep.inference.inputs import Array, Input, is_endless, is_single, open_input
 from yolorep.media.frames import Frame, Unreadable
 from yolorep.ops.letterbox import LetterBox, rect_shape, round_up
@@ -50,9 +51,9 @@ class Timing:
         return Timing(self.preprocess + other.preprocess, self.inference + other.inference, self.nms + other.nms)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Prediction:
-    """What was found in one image or frame.
+    """What was found in one image or frame; notebooks show it drawn.
 
     Attributes:
         detections: in pixels of ``image``, best first.
@@ -69,6 +70,16 @@ class Prediction:
     index: int
     time: float
     timing: Timing
+
+    def plot(self) -> Array:
+        """The image with the boxes drawn on it, (height, width, 3) uint8 BGR."""
+        return self.detections.plot(self.image)
+
+    def __repr__(self) -> str:
+        return f"Prediction({self.path or 'image'}, {self.index}, {self.time:.2f} s, {self.detections})"
+
+    def _repr_png_(self) -> bytes | None:
+        return as_png(self.plot())
 
 
 class Predictor:
