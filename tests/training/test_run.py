@@ -13,12 +13,12 @@ import yaml
 from torch import nn
 
 from tests.training.toy_run import MODEL, files, options, same_weights, stop_at
-from yolorep.config import load_hyp
 from yolorep.errors import UserError, YolorepError
 from yolorep.models.detector import build_model
 from yolorep.nn.reparam import fuse
 from yolorep.training import run as train_module
 from yolorep.training.loggers import read_results
+from yolorep.training.recipe import load_hyp
 from yolorep.training.run import Run, new_run, read_options, train
 from yolorep.weights.checkpoint import save_checkpoint
 from yolorep.weights.load import load_checkpoint

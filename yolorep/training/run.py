@@ -14,7 +14,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from yolorep.config import Hyp, check_options, find_config, load_hyp, load_yaml, resources_dir
+from yolorep.config import Hyp, check_options, find_config, load_yaml, resources_dir
 from yolorep.console import say
 from yolorep.data.catalog import load_data_config
 from yolorep.data.dataset import DetectionDataset
@@ -40,7 +40,7 @@ from yolorep.training.ema import ModelEma
 from yolorep.training.loggers import ResultsTable, TensorBoardLog
 from yolorep.training.memory import keep_freed_memory
 from yolorep.training.optim import Schedule, build_optimizer
-from yolorep.training.recipe import describe, ema_updates, mosaic_epochs
+from yolorep.training.recipe import describe, ema_updates, load_hyp, mosaic_epochs
 from yolorep.training.resume import (
     find_last,
     refuse_unfinished,
@@ -437,4 +437,4 @@ def _fit_head(model: Detector, dataset: DetectionDataset, hyp: Hyp, options: Tra
     annotations = dataset.annotations
     image_of_box = np.repeat(np.arange(len(annotations)), np.diff(annotations.offsets))
     sizes = object_sizes(annotations.boxes[:, 3:5], annotations.sizes[image_of_box], image_size=options.imgsz)
-    fit(head, sizes, threshold=hyp.anchor_t, seed=options.seed, placeholder=head.needs_fitting)
+    fit(head, sizes, hyp=hyp, seed=options.seed, placeholder=head.needs_fitting)
