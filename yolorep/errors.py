@@ -30,3 +30,8 @@ def suggest(name: str, choices: Iterable[str]) -> str:
     by_lower = {choice.lower(): choice for choice in choices}
     close = difflib.get_close_matches(str(name).lower(), by_lower, n=1)
     return f" (did you mean '{by_lower[close[0]]}'?)" if close else ""
+
+
+def first_line(error: Exception) -> str:
+    """What a library's error says, without the lines it adds below."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -99,6 +99,10 @@ class TrainOptions(Options):
     patience: int = option(100, "stop after this many epochs without a better AP", low=0)
     freeze: list[int] | None = option(None, "freeze the first N layers, or the layers listed")
     save_period: int = option(-1, "also keep a checkpoint every N epochs")
+    log: list[str] | None = option(
+        None,
+        "where numbers go: tensorboard, mlflow, wandb, csv; results.csv always (default: tensorboard if installed)",
+    )
     seed: int = option(0, "seed of everything random", low=0)
     precision: str = option(
         "auto",

@@ -17,7 +17,7 @@ from yolorep.errors import UserError
 from yolorep.models.detector import Detector, build_model
 from yolorep.nn.reparam import count_parameters, fuse
 from yolorep.options import InfoOptions, TrainOptions
-from yolorep.training.loggers import read_results
+from yolorep.training.loggers.table import read_results
 from yolorep.training.run import new_run, train
 from yolorep.training.start import starting_model
 from yolorep.weights.checkpoint import save_checkpoint

@@ -15,7 +15,7 @@ import pytest
 from tests.training.toy_run import files, options, same_weights, stop_at
 from yolorep.errors import UserError
 from yolorep.options import TrainOptions
-from yolorep.training.loggers import read_results
+from yolorep.training.loggers.table import read_results
 from yolorep.training.run import read_options, train
 from yolorep.training.trainer import NonFiniteLoss, Trainer
 from yolorep.weights import checkpoint as checkpoint_module

@@ -17,7 +17,7 @@ from yolorep.errors import UserError, YolorepError
 from yolorep.models.detector import build_model
 from yolorep.nn.reparam import fuse
 from yolorep.training import run as train_module
-from yolorep.training.loggers import read_results
+from yolorep.training.loggers.table import read_results
 from yolorep.training.recipe import load_hyp
 from yolorep.training.run import Run, new_run, read_options, train
 from yolorep.weights.checkpoint import save_checkpoint

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,15 @@ from typing import Any
 import torch
 
 from yolorep.errors import UserError
+from yolorep.training.loggers import LOGGERS
 from yolorep.training.trainer import Progress, Trainer
 
 #: What a run leaves in its folder besides its options; last.pt comes first, for without it there is nothing to resume.
 _RUN_FILES = (
     *(f"weights/{name}.pt" for name in ("last", "best", "epoch[0-9]*")),
-    *("results.csv", "metrics.json", "events.out.tfevents.*", "train_batch.jpg", "predictions.jpg"),
+    *("metrics.json", "train_batch.jpg", "predictions.jpg"),
     *(f"{name}.png" for name in ("results", "labels", "pr_curve", "confusion_matrix")),
+    *(pattern for logger in LOGGERS.values() for pattern in logger.leaves),
 )
 
 
@@ -87,8 +90,10 @@ def refuse_unfinished(folder: Path) -> None:
 
 def remove_run(folder: Path) -> None:
     """Remove a finished run's files, so that those of the next one in its folder stand alone."""
-    for pattern in _RUN_FILES:
-        for path in folder.glob(pattern):
+    for path in [path for pattern in _RUN_FILES for path in folder.glob(pattern)]:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
             path.unlink(missing_ok=True)
 
 

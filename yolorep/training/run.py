@@ -37,7 +37,8 @@ from yolorep.options import TrainOptions
 from yolorep.training.autoanchor import object_sizes
 from yolorep.training.callbacks import Announcer, Checkpoints, Plots
 from yolorep.training.ema import ModelEma
-from yolorep.training.loggers import ResultsTable, TensorBoardLog
+from yolorep.training.loggers import Logs, make_loggers
+from yolorep.training.loggers.table import read_rows
 from yolorep.training.memory import keep_freed_memory
 from yolorep.training.optim import Schedule, build_optimizer
 from yolorep.training.recipe import describe, ema_updates, load_hyp, mosaic_epochs
@@ -167,6 +168,7 @@ def new_run(options: TrainOptions) -> Run:
         options = replace(options, data=str(data))
     device = select_device(options.device)
     autocast_dtype(options.precision, device)  # refuses what the device does not offer
+    make_loggers(options.log)  # refuses what is not installed
     names = load_data_config(options.data, download=options.download).names
     torch.manual_seed(options.seed)
     model = starting_model(
@@ -224,6 +226,7 @@ def resume_run(options: TrainOptions) -> Run:
             f"{last}: the run finished after {progress['epochs_done']} epochs; start a new one with --weights {last}"
         )
     device = select_device(options.device)
+    make_loggers(options.log)
     model = checkpoint.build(use_ema=False)
     freeze_layers(model, options.freeze or [])
     train_set, val_set = load_data(options)
@@ -402,8 +405,11 @@ def _save_best(trainer: Trainer, run: Run, path: Path) -> None:
 
 def _callbacks(run: Run, folder: Path, *, epochs_done: int) -> list[Callback]:
     options = run.options
-    results = ResultsTable(folder / "results.csv", epochs_done=epochs_done)
-    tensorboard = TensorBoardLog.create(folder, results.rows)
+    # A killed run may have rows of epochs that are not in its checkpoint: these are repeated.
+    rows = read_rows(folder / "results.csv")[:epochs_done]
+    loggers = make_loggers(options.log)
+    for logger in loggers:
+        logger.start(folder, options=asdict(options), hyp=run.hyp.model_dump(), rows=rows)
     checkpoints = Checkpoints(
         folder / "weights",
         save_last=lambda trainer, path: _save_last(trainer, run, path),
@@ -413,7 +419,7 @@ def _callbacks(run: Run, folder: Path, *, epochs_done: int) -> list[Callback]:
     )
     plots = Plots(folder, run.train_set.annotations)
     # The table comes before the checkpoint: every epoch in last.pt has its row.
-    return [Announcer(), results, *([tensorboard] if tensorboard else []), checkpoints, plots]
+    return [Announcer(), Logs(loggers), checkpoints, plots]
 
 
 def _epoch_of(loader: TrainLoader, epoch: int, *, mosaic: bool) -> Iterable[Batch]:

@@ -69,6 +69,9 @@ class Callback:
     def on_end(self, trainer: Trainer) -> None:
         """After the last epoch."""
 
+    def on_close(self, trainer: Trainer) -> None:
+        """When training is over, however it ends: after the last epoch, on Ctrl-C, on an error."""
+
 
 @dataclass
 class Progress:
@@ -160,14 +163,18 @@ class Trainer:
         Raises:
             NonFiniteLoss: if a loss term or a gradient is not finite.
         """
-        while not self.progress.finished:
-            result = self._epoch(self.progress.epochs_done)
-            self.progress.epochs_done += 1
-            self.progress.finished = result.final
+        try:
+            while not self.progress.finished:
+                result = self._epoch(self.progress.epochs_done)
+                self.progress.epochs_done += 1
+                self.progress.finished = result.final
+                for callback in self.callbacks:
+                    callback.on_epoch(self, result)
             for callback in self.callbacks:
-                callback.on_epoch(self, result)
-        for callback in self.callbacks:
-            callback.on_end(self)
+                callback.on_end(self)
+        finally:
+            for callback in self.callbacks:
+                callback.on_close(self)
 
     def train_epoch(self, epoch: int) -> dict[str, float]:
         """One pass over the data.
