@@ -66,8 +66,7 @@ def demo() -> int:
         return 1
 
     # Images that training has not seen.
-    images = load_data_config(DATA).resolve("val")
-    assert isinstance(images, list)
+    images = load_data_config(DATA).images("val")
     listing = FOLDER / "images.txt"
     listing.write_text("\n".join(images[: PICTURE_ROWS * PICTURE_COLUMNS]))
     run("detect", "--weights", str(fused), "--source", str(listing), "--name", "detect", *common)

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from yolorep.api import export as export
     from yolorep.api import train as train
     from yolorep.api import val as val
+    from yolorep.data.dataset import Dataset as Dataset
+    from yolorep.data.dataset import SequenceDataset as SequenceDataset
+    from yolorep.detections import Detection as Detection
     from yolorep.detections import Detections as Detections
     from yolorep.errors import UserError as UserError
     from yolorep.errors import YolorepError as YolorepError
@@ -36,9 +39,12 @@ if TYPE_CHECKING:
 # Imported on first use, so that `import yolorep` and `yolorep --help` do not wait for torch.
 _PUBLIC = {
     "Callback": "yolorep.training.trainer",
+    "Dataset": "yolorep.data.dataset",
+    "Detection": "yolorep.detections",
     "Detections": "yolorep.detections",
     "LossTerms": "yolorep.losses.terms",
     "Predictor": "yolorep.inference.predictor",
+    "SequenceDataset": "yolorep.data.dataset",
     "UserError": "yolorep.errors",
     "YolorepError": "yolorep.errors",
     "build_model": "yolorep.models.detector",

@@ -17,6 +17,7 @@ from yolorep.config import check_options
 from yolorep.options import DetectOptions, ExportOptions, Options, TrainOptions, ValOptions, option
 
 if TYPE_CHECKING:
+    from yolorep.data.dataset import Dataset
     from yolorep.evaluation.evaluator import Evaluation
     from yolorep.training.run import MakeLoss, TrainResult
     from yolorep.training.trainer import Callback
@@ -41,11 +42,10 @@ def _by_keyword(
 
         @functools.wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
-            values = {name: _plain(value) for name, value in kwargs.items()}
             extra = {entry.name for entry in fields(options)} - {entry.name for entry in fields(flags)}
-            given = {name: value for name, value in values.items() if name not in extra}
+            given = {name: _plain(value) for name, value in kwargs.items() if name not in extra}
             check_options(flags, given, source=f"{function.__name__}()")
-            return function(options(*args, **values))
+            return function(options(*args, **{**kwargs, **given}))
 
         lines = [f"    {entry.name}: {entry.metadata['help']}." for entry in fields(options)]
         call.__doc__ = "\n".join([inspect.cleandoc(function.__doc__ or ""), "", "Args:", *lines])
@@ -72,6 +72,9 @@ class _TrainArguments(TrainOptions):
     loss: MakeLoss | None = option(
         None, "model -> its loss, (raw maps, targets) -> LossTerms, instead of the loss of the model's head"
     )
+    dataset: tuple[Dataset, Dataset] | None = option(
+        None, "what to train on and what to evaluate on, such as two SequenceDatasets, instead of data"
+    )
 
 
 @_by_keyword(_TrainArguments, flags=TrainOptions)
@@ -89,7 +92,7 @@ def train(arguments: _TrainArguments) -> TrainResult:
     from yolorep.training.run import train as run
 
     options = TrainOptions(**{entry.name: getattr(arguments, entry.name) for entry in fields(TrainOptions)})
-    return run(options, callbacks=arguments.callbacks, loss=arguments.loss)
+    return run(options, callbacks=arguments.callbacks, loss=arguments.loss, dataset=arguments.dataset)
 
 
 @_by_keyword(ValOptions, flags=ValOptions)

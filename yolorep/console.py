@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -13,10 +13,17 @@ T = TypeVar("T")
 PLAIN_INTERVAL = 10.0
 
 
+def plural(name: str, count: int) -> str:
+    """Returns a count and what is counted: ``1 box``, ``2 boxes``."""
+    if count == 1 or (name.endswith("s") and not name.endswith(("ss", "us"))):
+        return f"{count} {name}"
+    return f"{count} {name}{'es' if name.endswith(('s', 'x', 'ch', 'sh')) else 's'}"
+
+
 def say(message: str) -> None:
     """Prints one line to stdout without tearing a running progress bar."""
-    if sys.stderr.isatty():
-        from tqdm import tqdm
+    if _shows_bars():
+        from tqdm.auto import tqdm
 
         tqdm.write(message, file=sys.stdout)
     else:
@@ -33,7 +40,8 @@ def progress(
 ) -> Iterator[T]:
     """Yields the items of ``iterable``, showing how far it is.
 
-    A bar on a terminal; otherwise a plain line every ten seconds and one at the end if it took that long.
+    A bar on a terminal or in a notebook; otherwise a plain line every ten seconds and one at the end if it took that
+    long.
 
     Args:
         iterable: what to iterate over.
@@ -42,10 +50,10 @@ def progress(
         unit: name of one item.
         status: called when a line is drawn; its text (running losses, say) is put beside the count.
     """
-    if total is None and hasattr(iterable, "__len__"):
+    if total is None and isinstance(iterable, Sized):
         total = len(iterable)
-    if sys.stderr.isatty():
-        from tqdm import tqdm
+    if _shows_bars():
+        from tqdm.auto import tqdm  # of widgets in a notebook
 
         with tqdm(iterable, total=total, desc=desc, unit=unit, dynamic_ncols=True, leave=False) as bar:
             for item in bar:
@@ -62,3 +70,10 @@ def progress(
             of = f"/{total}" if total else ""
             extra = f"  {status()}" if status else ""
             print(f"{desc}: {count}{of} {unit}, {now - start:.0f} s{extra}", flush=True)
+
+
+def _shows_bars() -> bool:
+    """Whether a bar that is drawn again and again is seen as one: on a terminal, or in a notebook."""
+    ipython = sys.modules.get("IPython")  # not imported: without it this is no notebook
+    shell = ipython.get_ipython() if ipython else None
+    return sys.stderr.isatty() or (shell is not None and "IPKernelApp" in shell.config)

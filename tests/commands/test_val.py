@@ -55,8 +55,8 @@ def test_boxes_return_to_their_pixels(data: Path, rect: bool) -> None:
         best = evaluation.detections[index][0]
         expected = np.array([width // 4, height // 3, width * 3 // 4, height * 2 // 3])
         slack = 2.5 * max(1, max(height, width) / 320)  # resampling blurs the edge
-        np.testing.assert_allclose(best.xyxy[0], expected, atol=slack)
-        assert best.class_id[0] == 1
+        np.testing.assert_allclose(best.xyxy, expected, atol=slack)
+        assert best.class_id == 1
 
 
 def test_batch_size_does_not_matter(data: Path) -> None:

@@ -20,6 +20,13 @@ def test_names_decide_the_classes() -> None:
     assert (model.num_classes, model.names, model.config.num_classes) == (3, ("cat", "dog", "bird"), 3)
 
 
+def test_repr_is_one_line() -> None:
+    model = build_model(tiny(), names=["cat", "dog", "bird"])
+    count = sum(parameter.numel() for parameter in model.parameters())
+    assert repr(model) == f"Detector(model, 3 classes, {count:,} parameters, strides 2/4)"
+    assert len(repr(model.model).splitlines()) > 10
+
+
 def test_anchors_are_stored_in_strides() -> None:
     model = build_model(tiny())
     assert model.head.anchors[0, 0].tolist() == [10 / 2, 13 / 2]

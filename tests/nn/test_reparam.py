@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from yolorep.nn.csp import BottleneckCSP
 from yolorep.nn.kernels import ConvKernel
 from yolorep.nn.mobileone import MobileOneConv
 from yolorep.nn.registry import ROW_TYPES
-from yolorep.nn.reparam import FoldRecord, Reparameterizable, fuse
+from yolorep.nn.reparam import FoldRecord, Kept, Reparameterizable, fuse
 
 
 def norms(module: nn.Module) -> list[str]:
@@ -279,6 +280,10 @@ def test_report_of_a_whole_model() -> None:
     plain = json.loads(json.dumps(report.to_dict()))
     assert plain["kept"] == [] and plain["kinds"] == {"ConvBN": 1}
     assert "ConvBN" in str(report)
+    assert repr(report) == (
+        f"FuseReport(1 block, 304 -> 296 parameters, largest error {report.max_error:.1e}, nothing kept)"
+    )
+    assert repr(replace(report, kept=(Kept("a.norm", "why"),) * 2)).endswith(", 2 kept)")
 
 
 class _Foldable(nn.Module):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from yolorep.detections import Detections
-from yolorep.media.draw import class_colour
+from yolorep.drawing import class_colour
 from yolorep.plots.grids import plot_batch, plot_predictions
 
 NAMES = ("cat", "dog")

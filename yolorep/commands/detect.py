@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from itertools import chain, groupby
 from pathlib import Path
 
-from yolorep.console import progress, say
+from yolorep.console import plural, progress, say
 from yolorep.data.catalog import load_data_config
-from yolorep.detections import Detections
+from yolorep.detections import Detections, class_name
+from yolorep.drawing import draw
 from yolorep.errors import UserError
 from yolorep.files import new_run_dir
 from yolorep.inference.predictor import Predictor, Timing
-from yolorep.media.draw import draw
 from yolorep.media.sinks import (
     CropSink,
     CsvSink,
@@ -26,7 +26,6 @@ from yolorep.media.sinks import (
     TxtSink,
     VideoSink,
     ViewSink,
-    class_name,
 )
 from yolorep.media.sources import Frame, Unreadable, open_source
 from yolorep.ops.letterbox import DEFAULT_SIZE
@@ -118,8 +117,8 @@ class _Summary:
         self.timing += other.timing
 
     def line(self, names: Sequence[str]) -> str:
-        found = [_plural(class_name(names, class_id), count) for class_id, count in sorted(self.counts.items())]
-        parts = [_plural("frame", self.frames)] if self.video else []
+        found = [plural(class_name(names, class_id), count) for class_id, count in sorted(self.counts.items())]
+        parts = [plural("frame", self.frames)] if self.video else []
         milliseconds = 1000 * self.timing.total / self.frames
         parts += [*(found or ["nothing found"]), f"{milliseconds:.1f} ms" + ("/frame" if self.video else "")]
         return f"{self.path}: {', '.join(parts)}"
@@ -128,7 +127,7 @@ class _Summary:
         each = 1000 / max(self.frames, 1)
         timing = self.timing
         return (
-            f"{_plural('image', self.frames)}, each {timing.preprocess * each:.1f} ms pre-process, "
+            f"{plural('image', self.frames)}, each {timing.preprocess * each:.1f} ms pre-process, "
             f"{timing.inference * each:.1f} ms inference, {timing.nms * each:.1f} ms NMS"
         )
 
@@ -220,9 +219,3 @@ def _class_names(options: DetectOptions, predictor: Predictor) -> Sequence[str]:
 
 def _problem(item: Unreadable) -> str:
     return f"{item.path}: not read: {item.reason}"
-
-
-def _plural(name: str, count: int) -> str:
-    if count == 1 or (name.endswith("s") and not name.endswith(("ss", "us"))):
-        return f"{count} {name}"
-    return f"{count} {name}{'es' if name.endswith(('s', 'x', 'ch', 'sh')) else 's'}"

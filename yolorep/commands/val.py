@@ -11,6 +11,7 @@ from yolorep.console import say
 from yolorep.data.catalog import load_data_config
 from yolorep.data.dataset import DetectionDataset
 from yolorep.data.scan import load_annotations
+from yolorep.detections import yolo_text
 from yolorep.device import select_device
 from yolorep.errors import UserError
 from yolorep.evaluation.evaluator import Evaluation, evaluate
@@ -20,7 +21,7 @@ from yolorep.files import new_run_dir, write_text
 from yolorep.formats.base import Backend
 from yolorep.formats.tta import TTA
 from yolorep.inference.open import load_backend
-from yolorep.media.sinks import OutputNames, yolo_text
+from yolorep.media.sinks import OutputNames
 from yolorep.models.image_size import fit_image_size, remembered_size
 from yolorep.options import ValOptions
 from yolorep.weights.load import load_checkpoint

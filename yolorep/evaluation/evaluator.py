@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from yolorep.console import progress
-from yolorep.data.dataset import DetectionDataset
+from yolorep.data.dataset import Dataset
 from yolorep.data.loader import eval_loader
 from yolorep.detections import Detections
 from yolorep.evaluation.metrics import CocoMetric, CocoResult
@@ -49,7 +49,7 @@ class Evaluation:
 
 def evaluate(
     backend: Backend,
-    dataset: DetectionDataset,
+    dataset: Dataset,
     *,
     batch_size: int,
     confidence: float = 0.001,
@@ -87,7 +87,7 @@ def evaluate(
         pad=backend.geometry.pad,
         workers=workers,
     )
-    found = [Detections.empty()] * len(dataset)
+    found = [Detections.empty()] * len(annotations)
     seconds = {"preprocess": 0.0, "inference": 0.0, "nms": 0.0}
     mark = time.perf_counter()
     for batch in progress(loader, desc=description, unit="batch"):
@@ -114,5 +114,5 @@ def evaluate(
         mark = time.perf_counter()
     for index, detections in enumerate(found):
         metric.update(annotations.image_id(index), detections)
-    speed = {name: value * 1000 / max(len(dataset), 1) for name, value in seconds.items()}
+    speed = {name: value * 1000 / max(len(annotations), 1) for name, value in seconds.items()}
     return Evaluation(metric.compute(), found, metric.results, speed)

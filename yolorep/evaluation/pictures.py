@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from yolorep.data.dataset import DetectionDataset
-from yolorep.data.image import ImageError, read_image
+from yolorep.data.dataset import Dataset
 from yolorep.detections import Detections
+from yolorep.errors import UserError
 from yolorep.evaluation.confusion import confusion_matrix
 from yolorep.evaluation.evaluator import Evaluation
 from yolorep.plots.curves import plot_confusion_matrix, plot_pr_curve
@@ -22,7 +21,7 @@ SHOWN = 8
 CONFIDENCE = 0.25
 
 
-def plot_evaluation(evaluation: Evaluation, dataset: DetectionDataset, folder: Path) -> None:
+def plot_evaluation(evaluation: Evaluation, dataset: Dataset, folder: Path) -> None:
     """Writes ``pr_curve.png``, ``confusion_matrix.png`` and ``predictions.jpg``.
 
     Images that can no longer be read are not shown.
@@ -43,14 +42,11 @@ def plot_evaluation(evaluation: Evaluation, dataset: DetectionDataset, folder: P
         matrix += confusion_matrix(detections, boxes, class_ids, num_classes=len(names), confidence=CONFIDENCE)
         if len(images) < SHOWN and len(boxes):
             try:
-                image = read_image(annotations.paths[index])
-            except ImageError:
+                images.append(dataset.load_image(index))
+            except UserError:
                 continue
-            scale = min(1.0, dataset.image_size / max(image.shape[:2]))  # keeps the picture small for large photographs
-            if scale < 1:
-                image = np.asarray(cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA), np.uint8)
+            scale = dataset.image_size / annotations.sizes[index].max()
             found = detections[detections.confidence > CONFIDENCE]
-            images.append(image)
             labels.append((boxes * np.float32(scale), class_ids))
             shown.append(type(found)(found.xyxy * np.float32(scale), found.confidence, found.class_id))
     plot_pr_curve(evaluation.coco.precision, names, folder / "pr_curve.png")

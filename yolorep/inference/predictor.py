@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from yolorep.data.image import ImageError, read_image
-from yolorep.detections import Detections
+from yolorep.detections import Detections, class_indices
 from yolorep.device import select_device
 from yolorep.errors import UserError
 from yolorep.formats.base import Backend
 from yolorep.formats.pytorch import TorchBackend
 from yolorep.formats.tta import TTA
+from yolorep.images import as_image
 from yolorep.inference.open import load_backend
 from yolorep.models.detector import Detector
 from yolorep.ops.letterbox import LetterBox, rect_shape, round_up
@@ -58,7 +58,7 @@ class Predictor:
 
     >>> predictor = Predictor("best.pt", confidence=0.4)
     >>> detections = predictor("street.jpg")
-    >>> [(predictor.names[c], box) for box, c in zip(detections.xyxy, detections.class_id)]
+    >>> [(one.class_name, one.xyxy) for one in detections]
 
     Args:
         weights: a checkpoint or exported file; a ``Detector`` in eval mode (run as it is: ``fuse()`` it first for
@@ -69,7 +69,7 @@ class Predictor:
         confidence: boxes scoring below are dropped.
         iou: of two boxes of one class that overlap more than this, the lower one goes.
         max_detections: boxes kept an image.
-        classes: keep these class indices only; all if None.
+        classes: keep these classes only, given by name, index or both mixed; all if None.
         agnostic_nms: boxes of different classes suppress each other too.
         augment: test-time augmentation (three scales, one of them flipped).
         half: float16 inference on CUDA. Ignored for a ``Backend``.
@@ -82,7 +82,7 @@ class Predictor:
         timing: seconds spent on the latest image.
 
     Raises:
-        UserError: for weights, a device or class indices that do not work.
+        UserError: for weights, a device or classes that do not work.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class Predictor:
         confidence: float = 0.25,
         iou: float = 0.45,
         max_detections: int = 1000,
-        classes: Sequence[int] | None = None,
+        classes: int | str | Iterable[int | str] | None = None,
         agnostic_nms: bool = False,
         augment: bool = False,
         half: bool = False,
@@ -114,16 +114,13 @@ class Predictor:
                 raise UserError(f"{name} threshold: expected 0 to 1, got {value}")
         if max_detections < 1:
             raise UserError(f"max_detections: expected 1 or more, got {max_detections}")
-        unknown = [index for index in classes or () if not 0 <= index < len(backend.names)]
-        if unknown:
-            raise UserError(f"classes: expected indices from 0 to {len(backend.names) - 1}, got {unknown}")
         if agnostic_nms and backend.nms_free:
             raise UserError("--agnostic-nms: this model runs without NMS; leave it out")
         self._backend = TTA(backend) if augment else backend
         self._confidence = confidence
         self._iou = iou
         self._max_detections = max_detections
-        self._classes = None if classes is None else tuple(classes)
+        self._classes = None if classes is None else class_indices(classes, backend.names)
         self._agnostic_nms = agnostic_nms
         self.names = backend.names
         wanted = backend.geometry.size(image_size)
@@ -151,24 +148,17 @@ class Predictor:
                 not depend on its neighbours.
 
         Returns:
-            Detections in pixels of the image, best first; a list of them for a sequence.
+            Detections in pixels of the image, best first, with class names; a list of them for a sequence.
 
         Raises:
             UserError: if a file is no readable image.
             ValueError: if an array is no such image.
         """
-        if isinstance(images, str | Path):
-            try:
-                return self._detect(read_image(images))
-            except ImageError as error:
-                raise UserError(f"{images}: expected an image, cannot read it: {error}") from error
-        if isinstance(images, np.ndarray):
-            return self._detect(images)
+        if isinstance(images, str | Path | np.ndarray):
+            return self._detect(as_image(images))
         return [self(image) for image in images]
 
     def _detect(self, image: Image) -> Detections:
-        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
-            raise ValueError(f"expected a (height, width, 3) uint8 BGR image, got {image.shape} {image.dtype}")
         start = time.perf_counter()
         source = image.shape[0], image.shape[1]
         target = self._backend.image_size or rect_shape(source, self.image_size, self._backend.stride, pad=0)
@@ -187,4 +177,4 @@ class Predictor:
             classes=self._classes,
         )
         self.timing = Timing(prepared - start, inferred - prepared, time.perf_counter() - inferred)
-        return detections
+        return replace(detections, names=self.names)

@@ -20,9 +20,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from yolorep.detections import Detections
+from yolorep.detections import Detections, class_name, yolo_text
 from yolorep.errors import UserError
 from yolorep.files import atomic_write, write_text
+from yolorep.images import WRITTEN_SUFFIXES, write_image
 from yolorep.media.sources import Frame
 
 Image = NDArray[np.uint8]
@@ -99,7 +100,7 @@ class ImageSink(Sink):
     def write(self, frame: Frame, detections: Detections, drawn: Image) -> None:
         if not frame.is_video:
             suffix = Path(frame.path).suffix.lower()
-            suffix = suffix if suffix in {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"} else ".jpg"
+            suffix = suffix if suffix in WRITTEN_SUFFIXES else ".jpg"
             target = self._folder / f"{self._names.of(frame.path)}{suffix}"
             _spare_originals(target, frame.path)
             write_image(target, drawn)
@@ -189,18 +190,6 @@ class TxtSink(Sink):
         write_text(self._folder / f"{self._names.of_frame(frame)}.txt", text)
 
 
-def yolo_text(detections: Detections, size: tuple[int, int], *, with_confidence: bool = False) -> str:
-    """Detections of an image of ``size`` (height, width) as YOLO label lines ``class cx cy w h [confidence]``."""
-    height, width = size
-    low, high = detections.xyxy[:, :2], detections.xyxy[:, 2:]
-    boxes = np.concatenate(((low + high) / 2, high - low), axis=1) / np.array([width, height] * 2, np.float32)
-    lines = []
-    for class_id, box, confidence in zip(detections.class_id, boxes, detections.confidence, strict=True):
-        values = [*box, confidence] if with_confidence else [*box]
-        lines.append(" ".join([str(class_id), *(f"{value:.6g}" for value in values)]) + "\n")
-    return "".join(lines)
-
-
 class CsvSink(Sink):
     """Writes every detection as a row of one table; rows are readable while the run goes on."""
 
@@ -270,10 +259,7 @@ class CropSink(Sink):
 
     def write(self, frame: Frame, detections: Detections, drawn: Image) -> None:
         name = self._names.of(frame.path) + (f"_{frame.index + 1}" if frame.is_video else "")
-        low, high = np.floor(detections.xyxy[:, :2]), np.ceil(detections.xyxy[:, 2:])
-        corners = np.concatenate((low, high), axis=1).clip(0).astype(int)
-        for (x1, y1, x2, y2), class_id in zip(corners.tolist(), detections.class_id.tolist(), strict=True):
-            crop = frame.image[y1:y2, x1:x2]
+        for crop, class_id in zip(detections.crop(frame.image), detections.class_id.tolist(), strict=True):
             if crop.size:
                 # Names come from the weights file: they must not lead out of the folder.
                 label = re.sub(r"[^\w\- ]", "_", class_name(self._class_names, class_id)).strip() or str(class_id)
@@ -315,24 +301,6 @@ def window_problem() -> str | None:
     if subprocess.run(probe, capture_output=True, check=False, timeout=60).returncode != 0:
         return "the display cannot be reached, or this OpenCV is built without windows"
     return None
-
-
-def class_name(names: Sequence[str], class_id: int) -> str:
-    """Returns a class's name, or its number where it has none."""
-    return names[class_id] if 0 <= class_id < len(names) else str(class_id)
-
-
-def write_image(path: Path, image: Image) -> None:
-    """Writes a BGR image atomically, in the format of the path's suffix.
-
-    Raises:
-        UserError: if the folder or the format cannot be written.
-    """
-    done, data = cv2.imencode(path.suffix, image)
-    if not done:
-        raise UserError(f"{path}: OpenCV cannot write an image of shape {image.shape} in this format")
-    with atomic_write(path) as temporary:
-        temporary.write_bytes(data.tobytes())
 
 
 def _spare_originals(target: Path, source: str) -> None:

@@ -14,8 +14,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from yolorep.data.image import IMAGE_SUFFIXES, ImageError, read_image
 from yolorep.errors import UserError, suggest
+from yolorep.images import IMAGE_SUFFIXES, ImageError, read_image
 
 # fmt: off
 VIDEO_SUFFIXES = frozenset({

@@ -78,6 +78,9 @@ class Detector(Network):
         model.model[-1] = head
         return model
 
+    def extra_repr(self) -> str:
+        return f"strides {'/'.join(map(str, self.strides))}"
+
     def _bind(self, output: Raw) -> None:
         sides = [level.shape[2] for level in output.levels]
         if any(PROBE % side for side in sides):

@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from yolorep.console import plural
 from yolorep.models.graph import Graph
 from yolorep.models.parser import BUILD_ERRORS, ModelConfig
+from yolorep.nn.reparam import count_parameters
 from yolorep.ops.letterbox import Geometry
 
 #: Side of the image strides are measured on: a multiple of every stride that a network may have.
@@ -66,6 +68,12 @@ class Network(nn.Module):
         generator = torch.Generator().manual_seed(0)  # of its own: nobody's random numbers are shifted
         image = torch.rand(1, self.config.channels, height, width, generator=generator)
         return image.to(like.device, like.dtype)
+
+    def __repr__(self) -> str:
+        """One line; ``print(model.model)`` shows every layer."""
+        parameters = f"{count_parameters(self):,} parameters"
+        parts = [self.config.source, plural("class", self.num_classes), parameters, self.extra_repr()]
+        return f"{type(self).__name__}({', '.join(filter(None, parts))})"
 
     def _bind(self, output: Any) -> None:
         """Called once with the head's output, on the meta device, for an image of PROBE pixels."""

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 
+from yolorep.console import plural
 from yolorep.errors import FuseError
 from yolorep.nn.flops import count_flops
 from yolorep.nn.kernels import ConvKernel, LinearKernel
@@ -155,6 +156,14 @@ class FuseReport:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return {"kinds": self.kinds, "max_error": self.max_error, **asdict(self)}
+
+    def __repr__(self) -> str:
+        """One line."""
+        kept = f"{len(self.kept) or 'nothing'} kept"
+        return (
+            f"FuseReport({plural('block', len(self.records))}, {self.params:,} -> {self.params_fused:,} parameters, "
+            f"largest error {self.max_error:.1e}, {kept})"
+        )
 
     def __str__(self) -> str:
         """A table for people."""

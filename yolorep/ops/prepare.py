@@ -61,7 +61,7 @@ def to_detections(
         confidence, iou, max_detections, multi_label, class_agnostic, classes: as NMS takes them.
 
     Returns:
-        One Detections an image, best first, in pixels of the image.
+        One Detections an image, best first, in pixels of the image and with its size.
     """
     found = nms(
         decoded,
@@ -73,5 +73,6 @@ def to_detections(
         classes=classes,
     )
     return [
-        replace(detections, xyxy=box.undo(detections.xyxy)) for detections, box in zip(found, letterboxes, strict=True)
+        replace(detections, xyxy=box.undo(detections.xyxy), image_size=box.source)
+        for detections, box in zip(found, letterboxes, strict=True)
     ]

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from yolorep.detections import Detections
-from yolorep.media.draw import draw
-from yolorep.media.sinks import write_image
+from yolorep.drawing import draw
+from yolorep.images import write_image
 from yolorep.ops.boxes import cxcywh_to_xyxy
 
 Image = NDArray[np.uint8]

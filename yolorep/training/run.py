@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from yolorep.config import Hyp, check_options, find_config, load_yaml, resources_dir
 from yolorep.console import say
 from yolorep.data.catalog import load_data_config
-from yolorep.data.dataset import DetectionDataset
+from yolorep.data.dataset import Dataset, DetectionDataset
 from yolorep.data.loader import Batch, TrainLoader, train_loader
 from yolorep.data.scan import load_annotations
 from yolorep.device import autocast_dtype, select_device
@@ -75,8 +75,8 @@ class Run:
     hyp: Hyp
     device: torch.device
     model: Detector
-    train_set: DetectionDataset
-    val_set: DetectionDataset
+    train_set: Dataset
+    val_set: Dataset
     resumed: Checkpoint | None = None
 
 
@@ -118,13 +118,20 @@ class TrainResult:
         return f"TrainResult({self.folder}, {numbers})"
 
 
-def train(options: TrainOptions, *, callbacks: Sequence[Callback] = (), loss: MakeLoss | None = None) -> TrainResult:
+def train(
+    options: TrainOptions,
+    *,
+    callbacks: Sequence[Callback] = (),
+    loss: MakeLoss | None = None,
+    dataset: tuple[Dataset, Dataset] | None = None,
+) -> TrainResult:
     """Train a detector.
 
     Args:
         options: What to train, on what, and how.
         callbacks: What happens besides, after the program's own callbacks: results table, checkpoints, plots.
         loss: Makes the loss of the model, instead of that of its head.
+        dataset: What to train on and what to evaluate on, instead of the data YAML's; when resuming, the same again.
 
     Returns:
         The run's folder and what came out.
@@ -136,7 +143,7 @@ def train(options: TrainOptions, *, callbacks: Sequence[Callback] = (), loss: Ma
         KeyboardInterrupt: on Ctrl-C, with a ``last.pt`` to go on from and saying so.
     """
     keep_freed_memory()
-    run = new_run(options) if options.resume is None else resume_run(options)
+    run = new_run(options, dataset) if options.resume is None else resume_run(options, dataset)
     folder = create_folder(run) if run.resumed is None else run.resumed.path.parent.parent
     try:
         trainer = build_trainer(run, folder, callbacks=callbacks, loss=loss)
@@ -153,28 +160,31 @@ def train(options: TrainOptions, *, callbacks: Sequence[Callback] = (), loss: Ma
     return TrainResult(folder, metrics)
 
 
-def new_run(options: TrainOptions) -> Run:
+def new_run(options: TrainOptions, dataset: tuple[Dataset, Dataset] | None = None) -> Run:
     """Check and load the inputs of a new run.
+
+    Args:
+        options: What was asked for.
+        dataset: What to train on and what to evaluate on, instead of the data YAML's.
 
     Raises:
         UserError: if one is wrong.
     """
     if options.exist_ok:
         refuse_unfinished(Path(options.project) / options.name)
-    data, resources = find_config(options.data).resolve(), resources_dir().resolve()
-    if data.is_relative_to(resources / "data"):  # packaged files are found by name from anywhere
-        options = replace(options, data=data.relative_to(resources).as_posix())
-    else:
-        options = replace(options, data=str(data))
+    options = replace(options, data="" if dataset else _lasting_name(options.data))
     device = select_device(options.device)
     autocast_dtype(options.precision, device)  # refuses what the device does not offer
     make_loggers(options.log)  # refuses what is not installed
-    names = load_data_config(options.data, download=options.download).names
+    if dataset:
+        options, names = replace(options, imgsz=dataset[0].image_size), dataset[0].annotations.names
+    else:
+        names = load_data_config(options.data, download=options.download).names
     torch.manual_seed(options.seed)
     model = starting_model(
         options.cfg,
         options.weights,
-        names=("item",) if options.single_cls and len(names) > 1 else names,
+        names=("item",) if options.single_cls and len(names) > 1 and not dataset else names,
         backbone_weights=options.backbone_weights,
         expand=options.expand,
     )
@@ -194,14 +204,18 @@ def new_run(options: TrainOptions) -> Run:
             "or let them be fitted"
         )
     build_loss(model, hyp, options)  # refuses what the head's loss does not offer
-    train_set, val_set = load_data(options)
+    train_set, val_set = check_data(dataset or load_data(options), options)
     if not options.noautoanchor:
         _fit_head(model, train_set, hyp, options)
     return Run(options, hyp, device, model, train_set, val_set)
 
 
-def resume_run(options: TrainOptions) -> Run:
+def resume_run(options: TrainOptions, dataset: tuple[Dataset, Dataset] | None = None) -> Run:
     """Load an interrupted run with the options it was started with; only ``--device`` may differ.
+
+    Args:
+        options: What was asked for: which run, and where.
+        dataset: What it was started with, if that was no data YAML.
 
     Raises:
         UserError: if there is nothing to go on with, or the data set's classes are no longer the model's.
@@ -229,34 +243,55 @@ def resume_run(options: TrainOptions) -> Run:
     make_loggers(options.log)
     model = checkpoint.build(use_ema=False)
     freeze_layers(model, options.freeze or [])
-    train_set, val_set = load_data(options)
-    if train_set.names != model.names:
+    if bool(dataset) == bool(options.data):
+        expected = f"the data of {options.data}" if options.data else "the dataset that it was started with"
+        raise UserError(f"{last}: expected {expected}, found {'another' if dataset else 'none'}; pass dataset= as then")
+    train_set, val_set = check_data(dataset or load_data(options), options)
+    if train_set.annotations.names != model.names:
         raise UserError(
             f"{options.data}: expected the classes the run was started with ({', '.join(model.names)}), "
-            f"found {', '.join(train_set.names)}; start a new run with --weights {last}"
+            f"found {', '.join(train_set.annotations.names)}; start a new run with --weights {last}"
         )
     remove_leftovers(folder)
     say(f"resuming {folder} after {progress['epochs_done']} of {options.epochs} epochs")
     return Run(options, load_hyp(folder / "hyp.yaml"), device, model, train_set, val_set, checkpoint)
 
 
-def load_data(options: TrainOptions) -> tuple[DetectionDataset, DetectionDataset]:
-    """The images to train on and those to evaluate on.
+def check_data(sets: tuple[Dataset, Dataset], options: TrainOptions) -> tuple[Dataset, Dataset]:
+    """``sets``, if they can be trained and evaluated on.
 
     Raises:
-        UserError: if a split is missing, without images or objects, or has a wrong label.
+        UserError: if there is nothing to learn or to find, or the two differ in classes or size.
+    """
+    train_set, val_set = sets
+    source = f"{options.data}: " if options.data else "dataset: "
+    if not len(train_set.annotations.boxes):
+        raise UserError(f"{source}train: expected objects to learn, found images without any; check the labels")
+    if val_set.annotations.truth.crowd.all() and not options.noval:
+        raise UserError(
+            f"{source}val: expected objects to tell the best epoch by, found images without any; "
+            "check the labels or pass --noval"
+        )
+    for what, one, other in (
+        ("classes", train_set.annotations.names, val_set.annotations.names),
+        ("image size", train_set.image_size, val_set.image_size),
+        ("image size, a multiple of the model's stride", options.imgsz, train_set.image_size),
+    ):
+        if one != other:
+            raise UserError(f"{source}expected the same {what} everywhere, found {one} and {other}")
+    return sets
+
+
+def load_data(options: TrainOptions) -> tuple[Dataset, Dataset]:
+    """The images to train on and those to evaluate on, as the data YAML names them.
+
+    Raises:
+        UserError: if a split is missing, without images, or has a wrong label.
     """
     config = load_data_config(options.data)
     annotations = {
         split: load_annotations(config, split, single_class=options.single_cls) for split in ("train", "val")
     }
-    if not len(annotations["train"].boxes):
-        raise UserError(f"{options.data}: train: expected objects to learn, found images without any; check the labels")
-    if annotations["val"].truth.crowd.all() and not options.noval:
-        raise UserError(
-            f"{options.data}: val: expected objects to tell the best epoch by, found images without any; "
-            "check the labels or pass --noval"
-        )
     train_set, val_set = (
         DetectionDataset(
             found,
@@ -353,7 +388,7 @@ def finish(run: Run, folder: Path) -> Mapping[str, float]:
         workers=run.options.workers,
         description="best.pt, fused",
     )
-    say(table(evaluation, images=len(run.val_set)))
+    say(table(evaluation, images=len(run.val_set.annotations)))
     write_text(folder / "metrics.json", json.dumps(metrics_dict(evaluation), indent=2))
     plot_evaluation(evaluation, run.val_set, folder)
     say(f"results in {folder}, weights in {best}")
@@ -374,6 +409,12 @@ def read_options(path: Path) -> TrainOptions:
         return TrainOptions(**stored)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
+
+
+def _lasting_name(name: str) -> str:
+    """A data YAML as it is found from anywhere: packaged ones by their name, others by their whole path."""
+    data, resources = find_config(name).resolve(), resources_dir().resolve()
+    return data.relative_to(resources).as_posix() if data.is_relative_to(resources / "data") else str(data)
 
 
 def _make_resumable(trainer: Trainer, run: Run, folder: Path) -> str:
@@ -435,7 +476,7 @@ def _score(model: nn.Module, run: Run) -> Mapping[str, float]:
     return evaluation.coco.metrics
 
 
-def _fit_head(model: Detector, dataset: DetectionDataset, hyp: Hyp, options: TrainOptions) -> None:
+def _fit_head(model: Detector, dataset: Dataset, hyp: Hyp, options: TrainOptions) -> None:
     """Fit to the data what the head takes from it, such as anchors."""
     head = model.head
     if (fit := HEADS[type(head)].fit) is None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from yolorep.detections import Detections
-from yolorep.media.draw import class_colour, draw, text_colour
+from yolorep.drawing import class_colour, draw, text_colour
 
 NAMES = ("person", "Fußgänger")
 

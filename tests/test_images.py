@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from tests.data.toy import smooth_image
-from yolorep.data.image import ImageError, probe_image, read_image
+from yolorep.images import ImageError, probe_image, read_image
 
 RGB = smooth_image(45, 62)[..., ::-1].copy()
 GRAY = np.asarray(Image.fromarray(RGB).convert("L"))

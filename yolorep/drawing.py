@@ -13,10 +13,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from yolorep.detections import Detections
+from yolorep.detections import class_name
 
 if TYPE_CHECKING:
     from PIL.ImageFont import FreeTypeFont, ImageFont
+
+    from yolorep.detections import Detections
 
 Image = NDArray[np.uint8]
 Colour = tuple[int, int, int]
@@ -64,7 +66,7 @@ def draw(
     # All labels after all boxes: no line crosses a text.
     for i in order:
         class_id = int(detections.class_id[i])
-        text = names[class_id] if 0 <= class_id < len(names) else str(class_id)
+        text = class_name(names, class_id)
         if not hide_conf:
             text += f" {detections.confidence[i]:.2f}"
         _draw_label(canvas, text, tuple(corners[i].tolist()), class_colour(class_id), line)

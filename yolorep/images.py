@@ -1,20 +1,26 @@
-"""Decoding image files to BGR pixels, the same way whatever the file format holds."""
+"""Image files to BGR pixels, the same way whatever the file format holds, and pixels to files."""
 
 from __future__ import annotations
 
 import io
 import os
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from yolorep.errors import UserError
+from yolorep.files import atomic_write
+
 #: Files with these endings are images of a data set.
 IMAGE_SUFFIXES = frozenset(
     {".bmp", ".jp2", ".jpe", ".jpeg", ".jpg", ".mpo", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 )
+#: Formats that images are written in.
+WRITTEN_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 
 _JPEG_MAGIC, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
 _EXIF_ORIENTATION = 274
@@ -82,6 +88,46 @@ def probe_image(path: str | os.PathLike[str]) -> tuple[int, int]:
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         raise ImageError(_reason(error)) from error
     return (width, height) if orientation in (5, 6, 7, 8) else (height, width)
+
+
+def as_image(image: NDArray[np.uint8] | str | os.PathLike[str]) -> NDArray[np.uint8]:
+    """Returns (height, width, 3) uint8 BGR pixels of an image file, or of an array that is such an image already.
+
+    Raises:
+        UserError: if a file is no readable image.
+        ValueError: if an array is no such image.
+    """
+    if isinstance(image, str | os.PathLike):
+        try:
+            return read_image(image)
+        except ImageError as error:
+            raise UserError(f"{image}: expected an image, cannot read it: {error}") from error
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
+        raise ValueError(f"expected a (height, width, 3) uint8 BGR image, got {image.shape} {image.dtype}")
+    return image
+
+
+class Picture(np.ndarray[Any, np.dtype[np.uint8]]):
+    """A (height, width, 3) BGR array that a notebook shows as the image it is."""
+
+    def _repr_png_(self) -> bytes | None:
+        if self.ndim != 3 or self.dtype != np.uint8 or not self.size:
+            return None  # a slice or a sum of one
+        done, data = cv2.imencode(".png", self)
+        return data.tobytes() if done else None
+
+
+def write_image(path: Path, image: NDArray[np.uint8]) -> None:
+    """Writes a BGR image atomically, in the format of the path's suffix, one of ``WRITTEN_SUFFIXES``.
+
+    Raises:
+        UserError: if the folder or the format cannot be written.
+    """
+    done, data = cv2.imencode(path.suffix, image)
+    if not done:
+        raise UserError(f"{path}: OpenCV cannot write an image of shape {image.shape} in this format")
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(data.tobytes())
 
 
 def _read_bytes(path: str | os.PathLike[str]) -> bytes:
