@@ -21,7 +21,7 @@ from yolorep.training.loggers.tensorboard import TensorBoard
 from yolorep.training.loggers.wandb import WandB
 from yolorep.training.resume import remove_run
 from yolorep.training.run import new_run
-from yolorep.training.trainer import EpochResult
+from yolorep.training.trainer import EpochResult, Scores
 
 
 def result(epoch: int, *, ap: float | None = 0.5) -> EpochResult:
@@ -33,6 +33,7 @@ def result(epoch: int, *, ap: float | None = 0.5) -> EpochResult:
         seconds=1.234,
         best=True,
         final=False,
+        val_losses={} if ap is None else {"box": 0.2},
     )
 
 
@@ -53,6 +54,8 @@ def test_results_table(tmp_path: Path) -> None:
     expected = {"epoch": "1", "train/box": "0.123457", "AP": "", "lr/bias": "0.1", "seconds": "1.23"}
     assert {name: first[name] for name in expected} == expected
     assert (second["epoch"], second["AP"], second["AP50"], second["APs"]) == ("2", "0.5", "1", "")
+    assert (first["val/box"], second["val/box"], second["val/cls"]) == ("", "0.2", "")
+    assert list(first)[:6] == ["epoch", "train/box", "train/cls", "val/box", "val/cls", "AP"]
     assert [path.name for path in tmp_path.iterdir()] == ["results.csv"]
     assert read_rows(tmp_path / "results.csv") == [row(0, ap=None), row(1)]
 
@@ -311,7 +314,7 @@ def test_no_call_home_unless_asked(mlflow: FakeMLflow, wandb: FakeWandB, monkeyp
 
 
 def test_loggers_are_closed_however_a_run_ends(tmp_path: Path, wandb: FakeWandB) -> None:
-    trainer = tiny_trainer(epochs=2, evaluate=lambda model: {"AP": 0.5})
+    trainer = tiny_trainer(epochs=2, evaluate=lambda model: Scores({"AP": 0.5}))
     trainer.callbacks = [Logs([started(WandB(), tmp_path)])]
     step = trainer.train_step
 

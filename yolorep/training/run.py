@@ -20,7 +20,7 @@ from yolorep.data.catalog import load_data_config
 from yolorep.data.dataset import Dataset, DetectionDataset
 from yolorep.data.loader import Batch, TrainLoader, train_loader
 from yolorep.data.scan import load_annotations
-from yolorep.device import autocast_dtype, select_device
+from yolorep.device import autocast_dtype, refuse_launcher, select_device
 from yolorep.errors import UserError, YolorepError
 from yolorep.evaluation.evaluator import evaluate
 from yolorep.evaluation.pictures import plot_evaluation
@@ -33,8 +33,9 @@ from yolorep.models.heads.raw import Raw
 from yolorep.models.image_size import fit_image_size
 from yolorep.nn.reparam import fuse
 from yolorep.ops.letterbox import Geometry
-from yolorep.options import TrainOptions
+from yolorep.options import EPOCHS, FIND_BATCH_SIZE, TrainOptions
 from yolorep.training.autoanchor import object_sizes
+from yolorep.training.batch_size import choose_batch_size
 from yolorep.training.callbacks import Announcer, Checkpoints, Plots
 from yolorep.training.ema import ModelEma
 from yolorep.training.loggers import Logs, make_loggers
@@ -43,6 +44,7 @@ from yolorep.training.memory import keep_freed_memory
 from yolorep.training.optim import Schedule, build_optimizer
 from yolorep.training.recipe import describe, ema_updates, load_hyp, mosaic_epochs
 from yolorep.training.resume import (
+    epochs_to_do,
     find_last,
     refuse_unfinished,
     remove_leftovers,
@@ -52,7 +54,8 @@ from yolorep.training.resume import (
 )
 from yolorep.training.start import freeze_layers, set_bn_momentum, starting_model
 from yolorep.training.task import HEADS
-from yolorep.training.trainer import Callback, MultiScale, Trainer
+from yolorep.training.trainer import Callback, MultiScale, Scores, Trainer
+from yolorep.training.validation import validate
 from yolorep.weights.checkpoint import Checkpoint, save_checkpoint
 from yolorep.weights.load import load_checkpoint
 
@@ -124,6 +127,7 @@ def train(
     callbacks: Sequence[Callback] = (),
     loss: MakeLoss | None = None,
     dataset: tuple[Dataset, Dataset] | None = None,
+    plots: bool = True,
 ) -> TrainResult:
     """Train a detector.
 
@@ -132,6 +136,7 @@ def train(
         callbacks: What happens besides, after the program's own callbacks: results table, checkpoints, plots.
         loss: Makes the loss of the model, instead of that of its head.
         dataset: What to train on and what to evaluate on, instead of the data YAML's; when resuming, the same again.
+        plots: Draw pictures.
 
     Returns:
         The run's folder and what came out.
@@ -142,14 +147,17 @@ def train(
         YolorepError: if the GPU has too little memory.
         KeyboardInterrupt: on Ctrl-C, with a ``last.pt`` to go on from and saying so.
     """
+    refuse_launcher()
     keep_freed_memory()
     run = new_run(options, dataset) if options.resume is None else resume_run(options, dataset)
+    if run.options.batch_size == FIND_BATCH_SIZE:
+        run = _with_batch_size(run, loss)
     folder = create_folder(run) if run.resumed is None else run.resumed.path.parent.parent
     try:
-        trainer = build_trainer(run, folder, callbacks=callbacks, loss=loss)
+        trainer = build_trainer(run, folder, callbacks=callbacks, loss=loss, plots=plots)
         try:
             trainer.fit()
-            metrics = finish(run, folder)
+            metrics = finish(run, folder, plots=plots)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(_make_resumable(trainer, run, folder)) from None
     except torch.cuda.OutOfMemoryError:
@@ -188,13 +196,15 @@ def new_run(options: TrainOptions, dataset: tuple[Dataset, Dataset] | None = Non
         backbone_weights=options.backbone_weights,
         expand=options.expand,
     )
+    recipe = options.hyp or HEADS[type(model.head)].recipe
     options = replace(
         options,
         imgsz=fit_image_size(options.imgsz, model.max_stride),
-        hyp=options.hyp or HEADS[type(model.head)].recipe,
+        hyp=recipe,
+        epochs=options.epochs or EPOCHS,
     )
     model.geometry = Geometry(options.imgsz)
-    hyp = load_hyp(options.hyp)
+    hyp = load_hyp(recipe)
     if hyp.bn_momentum is not None:
         set_bn_momentum(model, hyp.bn_momentum)
     freeze_layers(model, options.freeze or [])
@@ -226,22 +236,29 @@ def resume_run(options: TrainOptions, dataset: tuple[Dataset, Dataset] | None = 
     given = [
         f"--{entry.name.replace('_', '-')}"
         for entry in fields(options)
-        if entry.name not in ("resume", "device", "project") and getattr(options, entry.name) != entry.default
+        if entry.name not in ("resume", "device", "project", "epochs") and getattr(options, entry.name) != entry.default
     ]
     if given:
         say(f"--resume takes the options the run was started with; without effect: {', '.join(given)}")
-    options = replace(stored, device=options.device or stored.device)
     checkpoint = load_checkpoint(last)
     if "progress" not in checkpoint.training:
         raise UserError(f"{last}: expected a last.pt with the state of a run, found weights only; use --weights")
     progress = checkpoint.training["progress"]
+    before, asked = stored.epochs or EPOCHS, options.epochs
+    epochs = epochs_to_do(asked, before=before, progress=progress, last=last)
+    options = replace(stored, device=options.device or stored.device, epochs=epochs)
+    planned = checkpoint.training.setdefault("epochs", before)  # fewer than before if no epoch followed an extension
+    if progress["finished"] and (asked or epochs != planned):
+        progress.update(finished=False, best_epoch=progress["epochs_done"] - 1)  # patience begins anew
     if progress["finished"] and (folder / "metrics.json").is_file():
         raise UserError(
-            f"{last}: the run finished after {progress['epochs_done']} epochs; start a new one with --weights {last}"
+            f"{last}: the run finished after {progress['epochs_done']} epochs; make it longer with --epochs, or start "
+            f"a new one with --weights {last}"
         )
     device = select_device(options.device)
     make_loggers(options.log)
     model = checkpoint.build(use_ema=False)
+    assert isinstance(model, Detector)
     freeze_layers(model, options.freeze or [])
     if bool(dataset) == bool(options.data):
         expected = f"the data of {options.data}" if options.data else "the dataset that it was started with"
@@ -252,9 +269,14 @@ def resume_run(options: TrainOptions, dataset: tuple[Dataset, Dataset] | None = 
             f"{options.data}: expected the classes the run was started with ({', '.join(model.names)}), "
             f"found {', '.join(train_set.annotations.names)}; start a new run with --weights {last}"
         )
+    hyp = load_hyp(folder / "hyp.yaml")
     remove_leftovers(folder)
-    say(f"resuming {folder} after {progress['epochs_done']} of {options.epochs} epochs")
-    return Run(options, load_hyp(folder / "hyp.yaml"), device, model, train_set, val_set, checkpoint)
+    if asked:
+        # The numbers of a finished run go first: without them it is finished again, should this be all that happens.
+        (folder / "metrics.json").unlink(missing_ok=True)
+        write_options(folder / "args.yaml", replace(stored, epochs=epochs))
+    say(f"resuming {folder} after {progress['epochs_done']} of {epochs} epochs")
+    return Run(options, hyp, device, model, train_set, val_set, checkpoint)
 
 
 def check_data(sets: tuple[Dataset, Dataset], options: TrainOptions) -> tuple[Dataset, Dataset]:
@@ -304,19 +326,39 @@ def load_data(options: TrainOptions) -> tuple[Dataset, Dataset]:
     return train_set, val_set
 
 
+def _with_batch_size(run: Run, loss: MakeLoss | None) -> Run:
+    """``run`` with the batch size found for its model on its device."""
+    annotations = run.train_set.annotations
+    found = choose_batch_size(
+        run.model,
+        loss or (lambda model: build_loss(model, run.hyp, run.options)),
+        hyp=run.hyp,
+        options=run.options,
+        device=run.device,
+        images=len(annotations),
+        objects=len(annotations.boxes) / len(annotations),
+    )
+    return replace(run, options=replace(run.options, batch_size=found))
+
+
 def create_folder(run: Run) -> Path:
     """Create the run's folder with what is known before training. With --exist-ok, the run before is removed."""
     folder = new_run_dir(run.options.project, run.options.name, exist_ok=run.options.exist_ok)
     (folder / "weights").mkdir(exist_ok=True)
     remove_run(folder)
-    write_text(folder / "args.yaml", yaml.safe_dump(asdict(run.options), sort_keys=False))
+    write_options(folder / "args.yaml", run.options)
     write_text(folder / "hyp.yaml", yaml.safe_dump(run.hyp.model_dump(), sort_keys=False))
     say(f"results go to {folder}")
     return folder
 
 
 def build_trainer(
-    run: Run, folder: Path, *, callbacks: Sequence[Callback] = (), loss: MakeLoss | None = None
+    run: Run,
+    folder: Path,
+    *,
+    callbacks: Sequence[Callback] = (),
+    loss: MakeLoss | None = None,
+    plots: bool = True,
 ) -> Trainer:
     """Wire loop, loss, optimizer, data and callbacks together."""
     options, hyp, model = run.options, run.hyp, run.model
@@ -334,12 +376,12 @@ def build_trainer(
         stride=model.max_stride,
         pin_memory=run.device.type == "cuda",
     )
-    schedule = Schedule(
-        hyp, epochs=options.epochs, batches=len(loader), batch_size=options.batch_size, cosine=options.cos_lr
-    )
+    epochs = options.epochs or EPOCHS
+    schedule = Schedule(hyp, epochs=epochs, batches=len(loader), batch_size=options.batch_size, cosine=options.cos_lr)
+    judge = loss(model) if loss else build_loss(model, hyp, options)
     trainer = Trainer(
         model=model,
-        loss=loss(model) if loss else build_loss(model, hyp, options),
+        loss=judge,
         optimizer=build_optimizer(
             options.optimizer or hyp.optimizer,
             model,
@@ -351,7 +393,7 @@ def build_trainer(
         batches=lambda epoch: _epoch_of(loader, epoch, mosaic=epoch < mosaic_epochs(schedule)),
         ema=ModelEma.over(model, updates=window) if (window := ema_updates(schedule)) else ModelEma(model),
         device=run.device,
-        evaluate=lambda ema: _score(ema, run),
+        evaluate=lambda ema: _score(ema, run, loss=judge),
         evaluate_every_epoch=not options.noval,
         autocast=autocast_dtype(options.precision, run.device),
         multi_scale=MultiScale(options.imgsz, model.max_stride, options.seed) if options.multi_scale else None,
@@ -361,7 +403,13 @@ def build_trainer(
         assert run.resumed.ema is not None
         trainer.ema.model.load_state_dict(run.resumed.ema)
         restore_training_state(trainer, run.resumed.training)
-    trainer.callbacks = [*_callbacks(run, folder, epochs_done=trainer.progress.epochs_done), *callbacks]
+        done, planned = trainer.progress.epochs_done, run.resumed.training["epochs"]
+        if planned != epochs:
+            say(
+                f"extending from {planned} to {epochs} epochs: the learning rate follows the new schedule from "
+                f"epoch {done + 1} at {schedule.lr_at(done * len(loader)):.4g}"
+            )
+    trainer.callbacks = [*_callbacks(run, folder, epochs_done=trainer.progress.epochs_done, plots=plots), *callbacks]
     say(f"{options.hyp}: {describe(schedule, optimizer=trainer.optimizer, autocast=trainer.autocast)}")
     return trainer
 
@@ -376,7 +424,7 @@ def build_loss(model: Detector, hyp: Hyp, options: TrainOptions) -> Callable[[Ra
     return make(model.head, hyp, image_size=options.imgsz, label_smoothing=options.label_smoothing)
 
 
-def finish(run: Run, folder: Path) -> Mapping[str, float]:
+def finish(run: Run, folder: Path, *, plots: bool = True) -> Mapping[str, float]:
     """Evaluate the best weights as they will be deployed, fused; write the numbers and draw the plots."""
     best = folder / "weights" / "best.pt"
     model = load_checkpoint(best).build()
@@ -390,7 +438,8 @@ def finish(run: Run, folder: Path) -> Mapping[str, float]:
     )
     say(table(evaluation, images=len(run.val_set.annotations)))
     write_text(folder / "metrics.json", json.dumps(metrics_dict(evaluation), indent=2))
-    plot_evaluation(evaluation, run.val_set, folder)
+    if plots:
+        plot_evaluation(evaluation, run.val_set, folder)
     say(f"results in {folder}, weights in {best}")
     return evaluation.metrics
 
@@ -409,6 +458,11 @@ def read_options(path: Path) -> TrainOptions:
         return TrainOptions(**stored)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
+
+
+def write_options(path: Path, options: TrainOptions) -> None:
+    """The inverse of :func:`read_options`."""
+    write_text(path, yaml.safe_dump(asdict(options), sort_keys=False))
 
 
 def _lasting_name(name: str) -> str:
@@ -444,7 +498,7 @@ def _save_best(trainer: Trainer, run: Run, path: Path) -> None:
     save_checkpoint(path, trainer.ema.model, data=run.options.data)
 
 
-def _callbacks(run: Run, folder: Path, *, epochs_done: int) -> list[Callback]:
+def _callbacks(run: Run, folder: Path, *, epochs_done: int, plots: bool) -> list[Callback]:
     options = run.options
     # A killed run may have rows of epochs that are not in its checkpoint: these are repeated.
     rows = read_rows(folder / "results.csv")[:epochs_done]
@@ -458,9 +512,9 @@ def _callbacks(run: Run, folder: Path, *, epochs_done: int) -> list[Callback]:
         period=options.save_period,
         final_only=options.nosave,
     )
-    plots = Plots(folder, run.train_set.annotations)
+    pictures = [Plots(folder, run.train_set.annotations)] if plots else []
     # The table comes before the checkpoint: every epoch in last.pt has its row.
-    return [Announcer(), Logs(loggers), checkpoints, plots]
+    return [Announcer(), Logs(loggers), checkpoints, *pictures]
 
 
 def _epoch_of(loader: TrainLoader, epoch: int, *, mosaic: bool) -> Iterable[Batch]:
@@ -468,12 +522,11 @@ def _epoch_of(loader: TrainLoader, epoch: int, *, mosaic: bool) -> Iterable[Batc
     return loader
 
 
-def _score(model: nn.Module, run: Run) -> Mapping[str, float]:
+def _score(model: nn.Module, run: Run, *, loss: Callable[[Raw, Tensor], LossTerms]) -> Scores:
     assert isinstance(model, Detector)
-    backend = TorchBackend(model.for_inference(), device=run.device)
     # Twice the batch: there are no gradients to hold.
-    evaluation = evaluate(backend, run.val_set, batch_size=2 * run.options.batch_size, workers=run.options.workers)
-    return evaluation.coco.metrics
+    batch_size, workers = 2 * run.options.batch_size, run.options.workers
+    return validate(model, run.val_set, loss=loss, device=run.device, batch_size=batch_size, workers=workers)
 
 
 def _fit_head(model: Detector, dataset: Dataset, hyp: Hyp, options: TrainOptions) -> None:

@@ -80,6 +80,7 @@ def result_row(result: EpochResult) -> dict[str, float]:
     values: dict[str, float] = {
         "epoch": result.epoch + 1,
         **{f"train/{term}": value for term, value in result.losses.items()},
+        **{f"val/{term}": value for term, value in result.val_losses.items()},
         **{name: result.metrics[name] for name in METRICS if name in result.metrics},
         **{f"lr/{group}": value for group, value in result.learning_rates.items()},
         "seconds": round(result.seconds, 2),

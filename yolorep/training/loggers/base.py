@@ -8,8 +8,8 @@ from typing import Any, ClassVar, Protocol
 
 from yolorep.evaluation.metrics import METRICS
 
-#: One epoch's numbers by name: ``epoch`` from 1, ``train/<term>``, the metrics, ``lr/<group>``, ``seconds``; without
-#: those that were not measured.
+#: One epoch's numbers by name: ``epoch`` from 1, ``train/<term>``, ``val/<term>``, the metrics, ``lr/<group>``,
+#: ``seconds``; without those that were not measured.
 Row = Mapping[str, float]
 
 
@@ -44,5 +44,5 @@ class Logger(Protocol):
 
 
 def tagged(row: Row) -> dict[str, float]:
-    """An epoch's numbers by the names that dashboards group: ``train/…``, ``metrics/…``, ``lr/…``."""
+    """An epoch's numbers by the names that dashboards group: ``train/…``, ``val/…``, ``metrics/…``, ``lr/…``."""
     return {f"metrics/{name}" if name in METRICS else name: row[name] for name in row if name != "epoch"}

@@ -47,7 +47,8 @@ def read_results(path: Path) -> list[dict[str, str]]:
 
 
 def _columns(rows: Sequence[Row]) -> list[str]:
-    """The table's columns: those that some row has, and every metric."""
+    """The table's columns: those that some row has, every loss also on the images evaluated on, and every metric."""
     names = dict.fromkeys(name for row in rows for name in row)
     losses, rates = ([name for name in names if name.startswith(kind)] for kind in ("train/", "lr/"))
-    return ["epoch", *losses, *METRICS, *rates, "seconds"]
+    val = [f"val/{name.removeprefix('train/')}" for name in losses]
+    return ["epoch", *losses, *val, *METRICS, *rates, "seconds"]
