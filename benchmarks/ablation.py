@@ -93,7 +93,7 @@ def ablate(args: argparse.Namespace) -> int:
         if name not in CHANGES:
             raise UserError(f"--only: expected a change, found {name!r}{suggest(name, CHANGES)}")
     output = args.output.resolve()
-    data = canonical(args.data)
+    data = canonical(args.data, "data")
     store = Store(output / "results")
     sitting = now()
     splits = load_splits(data)

@@ -15,6 +15,7 @@ from torch import nn
 import yolorep
 from tests.training.toy_run import write_toy_data
 from yolorep import Callback, LossTerms, SequenceDataset, UserError, train, val
+from yolorep.commands.help_text import help_text
 from yolorep.models.detector import Detector
 from yolorep.options import DetectOptions, ExportOptions, TrainOptions, ValOptions
 
@@ -57,7 +58,7 @@ def test_every_flag_is_a_documented_keyword(call: Any, options: type) -> None:
     for entry in fields(options):
         assert parameters[entry.name].kind is inspect.Parameter.KEYWORD_ONLY
         assert parameters[entry.name].default == entry.default
-        assert f"    {entry.name}: {entry.metadata['help']}" in call.__doc__
+        assert f"    {entry.name}: {help_text(entry)}" in call.__doc__
 
 
 @pytest.mark.parametrize(

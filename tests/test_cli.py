@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import time
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,8 @@ import pytest
 
 from yolorep import cli
 from yolorep.errors import FuseError
-from yolorep.options import EPOCHS, DetectOptions, TrainOptions, ValOptions
+from yolorep.formats import FORMATS
+from yolorep.options import EPOCHS, CompareOptions, DetectOptions, TrainOptions, ValOptions
 
 MODEL = "cfg/yolov5n_mobileone.yaml"
 
@@ -45,6 +48,8 @@ def test_train_flags(argv: list[str], changes: dict[str, Any]) -> None:
 
 def test_other_commands() -> None:
     assert cli.parse(["val", "--weights", "w.pt", "--no-fuse"]) == ("val", ValOptions(weights="w.pt", no_fuse=True))
+    compared = CompareOptions(weights=["a.pt", "b.onnx"], resamples=200)
+    assert cli.parse(["compare", "--resamples", "200", "a.pt", "b.onnx"]) == ("compare", compared)
     expected = DetectOptions(weights="w.pt", source="0", classes=[0, 2])
     assert cli.parse(["detect", "--weights", "w.pt", "--source", "0", "--classes", "0", "2"]) == ("detect", expected)
 
@@ -71,6 +76,9 @@ def test_other_commands() -> None:
         (["train", "--half"], "unknown flag --half"),
         (["val", "--weights", "w.onnx", "--half"], "no such file"),
         (["val", "extra"], "expected flags, found 'extra'"),
+        (["compare", "a.pt", "--half", "b.pt"], "compare: expected all weights in a row, found 'b.pt'"),
+        (["compare"], "the following arguments are required: WEIGHTS"),
+        (["compare", "a.pt", "b.pt", "--resamples", "1"], "--resamples: expected a number of at least 100, found 1"),
         (["info"], "expected either --weights or --cfg, found neither"),
         (["info", "--cfg", "cfg/yolov5/q.yaml"], "no such file"),
         (["fuse", "--weights", "missing.pt"], "missing.pt: no such file"),
@@ -108,7 +116,36 @@ def test_exit_codes(raised: BaseException, code: int, monkeypatch: pytest.Monkey
     assert cli.main(["train"]) == code
 
 
-@pytest.mark.parametrize("command", [[], ["train"], ["detect"]])
+@pytest.mark.parametrize("command", [[], *([name] for name in cli.COMMANDS)])
+def test_help_is_tidy(command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("COLUMNS", "1000")  # nothing is wrapped
+    with pytest.raises(SystemExit):
+        cli.main([*command, "--help"])
+    _, _, body = capsys.readouterr().out.partition("\n\n")
+    # "  --flag VALUE  help", or the help on a line of its own.
+    rows = re.findall(r"^ {2,4}(?!command$)(\S.*(?:\n {20,}.*)?)", body, re.MULTILINE)
+    flags = (
+        len(fields(cli.COMMANDS[command[0]])) + 2 if command else len(cli.COMMANDS) + 2
+    )  # --help and --import, --version
+    assert len(rows) == flags
+    for row in rows:
+        name, *texts = re.split(r"\s{2,}", row)
+        assert len(texts) == 1 and texts[0], f"{name}: expected one text without doubled blanks, found {texts}"
+        assert not UNTIDY.search(texts[0]), row
+
+
+#: What a generated help text must not hold: values of Python's, unfilled places, a default said twice or of nothing.
+UNTIDY = re.compile(r"None|False|True|\(default: *[()\[\]{}'\"]|[{}]|default:.*default:| $")
+
+
+def test_help_lists_the_formats(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("export", "val", "detect", "compare"):
+        with pytest.raises(SystemExit):
+            cli.main([command, "--help"])
+        assert ", ".join(FORMATS) in re.sub(r"\s+", " ", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("command", [[], ["train"], ["detect"], ["compare"]])
 def test_help_needs_no_torch(command: list[str]) -> None:
     code = (
         "import sys\nfrom yolorep.cli import main\n"
@@ -146,3 +183,38 @@ def test_fuse_writes_a_file_that_loads(tmp_path: Path, capsys: pytest.CaptureFix
     assert cli.main(["fuse", "--weights", str(out), "--imgsz", "64", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["records"] == [] and report["params"] == 1_545_197 and report["kept"] == []
+
+
+BLOCK = """
+from torch import nn
+from yolorep import register
+
+@register()
+class Own(nn.Module):
+    def __init__(self, c1: int, c2: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(c1, c2, 3, 2, 1)
+
+    def forward(self, x):
+        return self.conv(x)
+"""
+
+
+def test_blocks_of_ones_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In processes of their own: a row that is registered once stays."""
+    (tmp_path / "own.py").write_text(BLOCK)
+    (tmp_path / "m.yaml").write_text("{nc: 1, backbone: [[-1, 1, Own, [8]]], head: [[[-1], 1, DetectFree, [nc]]]}")
+
+    def run(*argv: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "yolorep", *argv]
+        return subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+
+    without = run("info", "--cfg", "m.yaml", "--imgsz", "64")
+    assert without.returncode == 2 and "needs the row Own: give --import the file that registers it" in without.stderr
+    done = run("fuse", "--cfg", "m.yaml", "--imgsz", "64", "--output", "f.pt", "--import", "own.py")
+    assert done.returncode == 0, done.stderr
+    without = run("info", "--weights", "f.pt", "--imgsz", "64")
+    assert without.returncode == 2 and "needs the row Own" in without.stderr and without.stderr.count("\n") == 1
+    assert run("info", "--weights", "f.pt", "--imgsz", "64", "--import", "own.py").returncode == 0
+    missing = run("info", "--weights", "f.pt", "--import", "gone.py")
+    assert (missing.returncode, missing.stderr) == (2, "error: --import gone.py: no such file\n")

@@ -13,6 +13,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from yolorep.errors import opencv_wanted
 from yolorep.version import __version__ as __version__
 
 if TYPE_CHECKING:
@@ -62,7 +63,8 @@ __all__ = sorted(_PUBLIC)
 
 def __getattr__(name: str) -> Any:
     if name in _PUBLIC:
-        return getattr(import_module(_PUBLIC[name]), name)
+        with opencv_wanted():
+            return getattr(import_module(_PUBLIC[name]), name)
     raise AttributeError(f"module 'yolorep' has no attribute '{name}'")
 
 

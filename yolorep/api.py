@@ -13,7 +13,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
+from yolorep.commands.help_text import help_text
 from yolorep.config import check_options
+from yolorep.errors import opencv_wanted
 from yolorep.options import DetectOptions, ExportOptions, Options, TrainOptions, ValOptions, option
 
 if TYPE_CHECKING:
@@ -45,9 +47,10 @@ def _by_keyword(
             extra = {entry.name for entry in fields(options)} - {entry.name for entry in fields(flags)}
             given = {name: _plain(value) for name, value in kwargs.items() if name not in extra}
             check_options(flags, given, source=f"{function.__name__}()")
-            return function(options(*args, **{**kwargs, **given}))
+            with opencv_wanted():
+                return function(options(*args, **{**kwargs, **given}))
 
-        lines = [f"    {entry.name}: {entry.metadata['help']}." for entry in fields(options)]
+        lines = [f"    {entry.name}: {help_text(entry)}." for entry in fields(options)]
         call.__doc__ = "\n".join([inspect.cleandoc(function.__doc__ or ""), "", "Args:", *lines])
         call.__signature__ = inspect.signature(options).replace(  # type: ignore[attr-defined]
             return_annotation=function.__annotations__["return"]

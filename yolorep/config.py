@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
+import sys
 from collections.abc import Mapping
 from dataclasses import fields
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_type_hints
 
 import yaml
@@ -15,6 +17,7 @@ from yolorep.errors import UserError, suggest
 from yolorep.options import Options
 
 Model = TypeVar("Model", bound=BaseModel)
+Kind = Literal["model", "data", "hyp"]
 
 
 def cache_dir() -> Path:
@@ -30,22 +33,50 @@ def resources_dir() -> Path:
     return package / "resources" if (package / "resources").is_dir() else package.parent
 
 
-def find_config(name: str | Path) -> Path:
-    """Finds a YAML file: in the working directory, then among the packaged ``cfg/`` and ``data/``.
+def find_config(name: str | Path, kind: Kind) -> Path:
+    """Finds a YAML file: in the working directory, then among the packaged ones.
+
+    A packaged file is found by its path (``cfg/yolov5/n.yaml``) or by its name, with its folder's or alone:
+    ``yolov5n``, ``yolov5/n``, ``yolov5n_mobileone``. Which one a name meant is said on stderr. ``.yaml`` may be left
+    out.
+
+    Args:
+        name: what the user typed.
+        kind: what the file is, which packaged files are looked through by.
 
     Raises:
-        UserError: naming every path tried and the closest packaged file.
+        UserError: naming every path tried and the closest packaged file, or the files that share the name.
     """
-    tried = list(dict.fromkeys((Path(name), resources_dir() / name)))
+    resources = resources_dir()
+    spellings = dict.fromkeys((str(name), f"{str(name).removesuffix('.yaml')}.yaml"))
+    tried = list(dict.fromkeys(folder / spelling for folder in (Path(), resources) for spelling in spellings))
     for path in tried:
         if path.is_file():
             return path
-    packaged = [
-        path.relative_to(resources_dir()).as_posix()
-        for folder in ("cfg", "data")
-        for path in (resources_dir() / folder).rglob("*.yaml")
-    ]
+    packaged = _packaged(kind)
+    meant = [path for path in packaged if _is_named(path, str(name))]
+    if len(meant) > 1:
+        raise UserError(f"{name}: {len(meant)} packaged files have this name; write one of {', '.join(meant)}")
+    if meant:
+        print(f"{name}: the packaged {meant[0]}", file=sys.stderr)  # stdout may be JSON
+        return resources / meant[0]
     raise UserError(f"{name}: no such file; tried {' and '.join(map(str, tried))}{suggest(str(name), packaged)}")
+
+
+def _packaged(kind: Kind) -> list[str]:
+    """The packaged files of a kind, relative to the resources; parts of models are none."""
+    resources = resources_dir()
+    folder = resources / {"model": "cfg", "data": "data", "hyp": "cfg/hyp"}[kind]
+    files = (path for path in folder.rglob("*.yaml") if not {"parts", "hyp"} & set(path.relative_to(folder).parts))
+    return sorted(path.relative_to(resources).as_posix() for path in files)
+
+
+def _is_named(path: str, name: str) -> bool:
+    """Whether ``name`` is a file's own, or its folder's and its own: ``RepVGG-A0``, ``repvgg/a0``, ``repvgg_a0``."""
+    parts = PurePath(name).parts
+    family, own = PurePath(path).parent.name, PurePath(path).stem
+    plain = [re.sub(r"[-_./]", "", text).lower() for text in (name.removesuffix(".yaml"), own, family + own)]
+    return plain[0] in plain[1:] and ".." not in parts and not PurePath(name).is_absolute()
 
 
 def load_yaml(path: Path) -> Any:

@@ -22,6 +22,7 @@ def option(
     default: Any,
     help: str,
     *flags: str,
+    positional: bool = False,
     choices: tuple[str, ...] = (),
     const: Any = None,
     low: float | None = None,
@@ -31,13 +32,22 @@ def option(
 
     Args:
         default: the flag's default value.
-        help: one line for ``--help``.
+        help: one line for ``--help``; ``{formats}`` in it stands for the deployment formats there are.
         flags: further spellings of the flag.
+        positional: values that stand on the command line by themselves, without the flag: at least one.
         choices: the values allowed.
         const: value of a flag given without one; without, the flag needs its value.
         low, high: the least and the largest number allowed.
     """
-    metadata = {"help": help, "flags": flags, "choices": choices, "const": const, "low": low, "high": high}
+    metadata = {
+        "help": help,
+        "flags": flags,
+        "positional": positional,
+        "choices": choices,
+        "const": const,
+        "low": low,
+        "high": high,
+    }
     return field(default=default, metadata=metadata)
 
 
@@ -71,7 +81,9 @@ class TrainOptions(Options):
     """Train a detector."""
 
     weights: str | None = option(None, "start from these weights: ours or a YOLOv5 .pt")
-    cfg: str | None = option(None, "model YAML (default: that of --weights, or else cfg/yolorep/n.yaml)")
+    cfg: str | None = option(
+        None, "model YAML, or a packaged one's name: yolov5n (default: that of --weights, or else cfg/yolorep/n.yaml)"
+    )
     backbone_weights: str | None = option(
         None, "with --cfg: ImageNet weights of its backbone, as timm, Apple or RepVGG's authors publish them"
     )
@@ -122,12 +134,11 @@ class TrainOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ValOptions(Options):
-    """Evaluate weights: COCO AP by pycocotools."""
+class EvaluationOptions(Options):
+    """How weights are evaluated."""
 
     data: str | None = option(None, "dataset YAML (default: the one the weights were trained on)")
     download: bool = option(False, "fetch the data set from where its YAML says, if it is missing")
-    weights: str = option("", "checkpoint (.pt) or exported file (.onnx, .torchscript)")
     batch_size: int = option(16, "images a batch; the AP does not depend on it", low=1)
     imgsz: int | None = option(
         None,
@@ -145,23 +156,43 @@ class ValOptions(Options):
     workers: int = option(2, "data loading processes", low=0)
     single_cls: bool = option(False, "treat all classes as one")
     augment: bool = option(False, "test-time augmentation: three scales, one of them flipped")
+    half: bool = option(False, "float16 inference (CUDA)")
+    no_fuse: bool = option(False, "evaluate the training form instead of the fused one")
+    no_rect: bool = option(False, "square letterbox, as a static export sees it")
+    name: str = option("exp", "folder of this run")
+    exist_ok: bool = option(False, "write into an existing run folder")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValOptions(EvaluationOptions):
+    """Evaluate weights: COCO AP by pycocotools."""
+
+    weights: str = option("", "checkpoint (.pt) or exported file ({formats})")
     verbose: bool = option(False, "print every class, however many there are")
     save_txt: bool = option(False, "write labels/*.txt in YOLO form")
     save_conf: bool = option(False, "with --save-txt: add the confidence")
     save_json: bool = option(False, "write predictions.json in COCO form, with the data set's own ids")
-    half: bool = option(False, "float16 inference (CUDA)")
-    no_fuse: bool = option(False, "evaluate the training form instead of the fused one")
-    no_rect: bool = option(False, "square letterbox, as a static export sees it")
     project: str = option("runs/val", "folder for runs")
-    name: str = option("exp", "folder of this run")
-    exist_ok: bool = option(False, "write into an existing run folder")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareOptions(EvaluationOptions):
+    """Compare weights on the same images: AP side by side, and whether the difference is noise."""
+
+    weights: list[str] = option(
+        (), "two files or more, checkpoints (.pt) or exported ({formats}); the first is the baseline", positional=True
+    )
+    resamples: int = option(1000, "random draws of the images, which the intervals come from", low=100)
+    seed: int = option(0, "seed of the draws", low=0)
+    json: bool = option(False, "print JSON instead of tables")
+    project: str = option("runs/compare", "folder for runs")
 
 
 @dataclass(frozen=True, kw_only=True)
 class DetectOptions(Options):
     """Detect objects in images, videos and streams."""
 
-    weights: str = option("", "checkpoint (.pt) or exported file (.onnx, .torchscript)")
+    weights: str = option("", "checkpoint (.pt) or exported file ({formats})")
     source: str = option("", "image, folder, glob, list file, video, camera index or URL")
     data: str | None = option(None, "dataset YAML with class names for weights that carry none")
     imgsz: int | None = option(
@@ -198,10 +229,10 @@ class DetectOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions(Options):
-    """Write the fused model with its decoding to ONNX or TorchScript, and check the file."""
+    """Write the fused model with its decoding in other formats, and check the files."""
 
     weights: str = option("", "checkpoint (.pt)")
-    include: list[str] = option(("onnx",), "formats: onnx, torchscript")
+    include: list[str] = option(("onnx",), "formats: {formats}")
     imgsz: int | None = option(
         None,
         "image size in pixels (default: what the weights were trained at, or 640)",

@@ -287,6 +287,15 @@ def test_view_with_unreachable_display(monkeypatch: pytest.MonkeyPatch) -> None:
         ViewSink()
 
 
+def test_view_with_an_opencv_without_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "cv2.py").write_text("def namedWindow(name): raise RuntimeError('The function is not implemented')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("DISPLAY", ":0")
+    with pytest.raises(UserError, match="built without windows: opencv-python-headless is") as raised:
+        ViewSink()
+    assert "\n" not in str(raised.value)
+
+
 @pytest.mark.parametrize(("key", "quits"), [("q", True), ("\x1b", True), (" ", False)])
 def test_view(monkeypatch: pytest.MonkeyPatch, key: str, quits: bool) -> None:
     shown: list[np.ndarray] = []

@@ -131,6 +131,8 @@ def test_where_the_data_is_stays_known(work: Path, monkeypatch: pytest.MonkeyPat
     hyp = work / "hyp.yaml"
     hyp.write_text("{}")
     assert new_run(options(work, data="own.yaml", hyp=str(hyp))).options.data == "data/own.yaml"
+    monkeypatch.chdir(work.parent)
+    assert new_run(options(work, data="own", hyp=str(hyp))).options.data == "data/own.yaml"
 
 
 def test_flags(work: Path) -> None:

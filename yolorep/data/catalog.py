@@ -77,7 +77,7 @@ def load_data_config(name: str | Path, *, download: bool = False, readers: Seque
     Raises:
         UserError: one line listing every fault of the file.
     """
-    source = find_config(name)
+    source = find_config(name, "data")
     content = load_yaml(source)
     if not isinstance(content, dict):
         raise UserError(f"{source}: expected a mapping with train, val and names, found {type(content).__name__}")

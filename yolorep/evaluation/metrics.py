@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from yolorep.detections import Detections
+from yolorep.evaluation.bootstrap import Pairing, pairings
 
 #: pycocotools' twelve numbers, in its order. AP where a size has no objects is -1.
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
@@ -37,11 +38,13 @@ class CocoResult:
         metrics: the twelve numbers by name.
         per_class: one entry a class, in the order of the names.
         precision: pycocotools' (IoU thresholds, recall points, classes, sizes, limits); -1 where undefined.
+        pairings: what the detections of each class were paired with.
     """
 
     metrics: dict[str, float]
     per_class: tuple[ClassResult, ...]
     precision: NDArray[np.float64]
+    pairings: tuple[Pairing, ...]
 
 
 class CocoMetric:
@@ -114,7 +117,7 @@ class CocoMetric:
             )
             for index, (name, category) in enumerate(zip(self.names, self.category_ids, strict=True))
         )
-        return CocoResult(metrics, per_class, every_precision)
+        return CocoResult(metrics, per_class, every_precision, pairings(evaluation, order))
 
 
 def _mean(values: NDArray[np.float64]) -> float:

@@ -126,7 +126,9 @@ def choose_batch_size(
     costs: dict[int, Cost] = {}
 
     def status() -> str:
-        return ", ".join(f"{batch}: {1000 * cost.seconds / batch:.1f}" for batch, cost in costs.items()) + " ms an image"
+        return (
+            ", ".join(f"{batch}: {1000 * cost.seconds / batch:.1f}" for batch, cost in costs.items()) + " ms an image"
+        )
 
     with torch.random.fork_rng([device] if gpu else []):
         probe = _Probe(model, loss, hyp=hyp, options=options, device=device, objects=objects)

@@ -30,7 +30,7 @@ def load_hyp(name: str | Path, *, heads: Mapping[type[DetectionHead], HeadTraini
     Raises:
         UserError: listing every unknown key and impossible value.
     """
-    path = find_config(name)
+    path = find_config(name, "hyp")
     parts: tuple[type[Recipe], ...] = (Hyp, *dict.fromkeys(row.keys for row in heads.values()))
     hyp = validate(_side_by_side(parts), load_yaml(path), source=path)
     for key, why in (item for part in parts for item in part.ignored.items()):

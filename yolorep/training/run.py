@@ -467,7 +467,7 @@ def write_options(path: Path, options: TrainOptions) -> None:
 
 def _lasting_name(name: str) -> str:
     """A data YAML as it is found from anywhere: packaged ones by their name, others by their whole path."""
-    data, resources = find_config(name).resolve(), resources_dir().resolve()
+    data, resources = find_config(name, "data").resolve(), resources_dir().resolve()
     return data.relative_to(resources).as_posix() if data.is_relative_to(resources / "data") else str(data)
 
 
