@@ -17,8 +17,8 @@ from yolorep.errors import UserError
 from yolorep.models.detector import Detector, build_model
 from yolorep.nn.reparam import count_parameters, fuse
 from yolorep.options import InfoOptions, TrainOptions
+from yolorep.training.inputs import new_run
 from yolorep.training.loggers.table import read_results
-from yolorep.training.run import new_run
 from yolorep.training.start import starting_model
 from yolorep.weights.checkpoint import save_checkpoint
 from yolorep.weights.load import load_checkpoint

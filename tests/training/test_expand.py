@@ -20,7 +20,7 @@ from yolorep.models.parser import parse_config
 from yolorep.nn.expand import ExpandedConv, expand
 from yolorep.nn.reparam import count_parameters, fuse
 from yolorep.options import TrainOptions
-from yolorep.training.run import read_options
+from yolorep.training.inputs import read_options
 from yolorep.training.start import starting_model
 from yolorep.weights.checkpoint import save_checkpoint
 from yolorep.weights.load import load_checkpoint

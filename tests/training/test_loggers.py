@@ -14,13 +14,13 @@ import pytest
 from tests.training.tiny import tiny_trainer
 from tests.training.toy_run import options
 from yolorep.errors import UserError
+from yolorep.training.inputs import new_run
 from yolorep.training.loggers import LOGGERS, Logs, make_loggers, result_row
 from yolorep.training.loggers.mlflow import MLflow
 from yolorep.training.loggers.table import ResultsTable, read_results, read_rows
 from yolorep.training.loggers.tensorboard import TensorBoard
 from yolorep.training.loggers.wandb import WandB
 from yolorep.training.resume import remove_run
-from yolorep.training.run import new_run
 from yolorep.training.trainer import EpochResult, Scores
 
 

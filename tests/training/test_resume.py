@@ -24,9 +24,9 @@ from tests.training.toy_run import StopAfter, files, options, same_weights, trai
 from yolorep.config import Hyp
 from yolorep.errors import UserError
 from yolorep.options import TrainOptions
+from yolorep.training.inputs import read_options
 from yolorep.training.loggers.table import read_results
 from yolorep.training.optim import Schedule
-from yolorep.training.run import read_options
 from yolorep.training.trainer import Callback, NonFiniteLoss, Scores, Trainer
 from yolorep.weights.load import load_checkpoint
 

@@ -15,9 +15,9 @@ from tests.training.toy_run import MODEL, StopAfter, files, options, same_weight
 from yolorep.errors import UserError, YolorepError
 from yolorep.models.detector import build_model
 from yolorep.nn.reparam import fuse
+from yolorep.training.inputs import new_run, read_options
 from yolorep.training.loggers.table import read_results
 from yolorep.training.recipe import load_hyp
-from yolorep.training.run import new_run, read_options
 from yolorep.training.trainer import Callback, Scores, Trainer
 from yolorep.weights.checkpoint import save_checkpoint
 from yolorep.weights.load import load_checkpoint
@@ -120,7 +120,7 @@ def test_nothing_to_find_in_val_is_fine_with_noval(work: Path) -> None:
 
 def test_where_the_data_is_stays_known(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Packaged files are named from the package's folder; others absolutely, even those beside the package."""
-    monkeypatch.setattr("yolorep.training.run.resources_dir", lambda: work)
+    monkeypatch.setattr("yolorep.training.inputs.resources_dir", lambda: work)
     monkeypatch.chdir(work)
     assert new_run(options(work, data="data.yaml")).options.data == str(work / "data.yaml")
     (work / "data").mkdir()

@@ -17,9 +17,9 @@ from yolorep.evaluation.evaluator import evaluate
 from yolorep.formats.pytorch import TorchBackend
 from yolorep.models.detector import Detector, build_model
 from yolorep.ops.letterbox import LetterBox
+from yolorep.training.inputs import load_data
 from yolorep.training.loggers.table import read_results
 from yolorep.training.recipe import load_hyp
-from yolorep.training.run import load_data
 from yolorep.training.task import HEADS
 from yolorep.training.validation import eval_targets, validate
 

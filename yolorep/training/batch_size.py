@@ -13,18 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from yolorep.config import Hyp
 from yolorep.console import progress, say
 from yolorep.data.dataset import free_memory
 from yolorep.device import autocast_dtype
 from yolorep.errors import UserError
-from yolorep.losses.terms import LossTerms
-from yolorep.models.detector import Detector
-from yolorep.models.heads.raw import Raw
 from yolorep.ops.letterbox import round_up
-from yolorep.options import TrainOptions
 from yolorep.training.ema import ModelEma
+from yolorep.training.inputs import Run
 from yolorep.training.optim import Schedule, build_optimizer
+from yolorep.training.task import MakeLoss
 from yolorep.training.trainer import Trainer
 
 #: Share of the free memory that a batch may take.
@@ -96,42 +93,26 @@ def fastest(costs: Mapping[int, Cost]) -> int:
     return min(batch for batch, each in times.items() if each * (1 - TOLERANCE) <= min(times.values()))
 
 
-def choose_batch_size(
-    model: Detector,
-    loss: Callable[[Detector], Callable[[Raw, Tensor], LossTerms]],
-    *,
-    hyp: Hyp,
-    options: TrainOptions,
-    device: torch.device,
-    images: int,
-    objects: float,
-) -> int:
-    """The batch size for a model, found by training steps of a copy; the random number generators stay as they are.
+def choose_batch_size(run: Run, loss: MakeLoss) -> int:
+    """The batch size for a run, found by training steps of a copy of its model.
 
-    Args:
-        model: The model to train.
-        loss: Makes its loss.
-        hyp: Its recipe.
-        options: Its options.
-        device: Where it will be trained.
-        images: Training images.
-        objects: Objects an image has.
+    The model and the random number generators stay as they are.
 
     Raises:
         UserError: if one image is too much for the memory.
     """
+    device, images = run.device, len(run.train_set.annotations)
     gpu = device.type == "cuda"
     free = torch.cuda.mem_get_info(device)[0] if gpu else free_memory() or math.inf
     memory, seconds, most = MEMORY_SHARE * free, math.inf if gpu else SECONDS, MOST_ON_GPU if gpu else MOST_ON_CPU
     costs: dict[int, Cost] = {}
 
     def status() -> str:
-        return (
-            ", ".join(f"{batch}: {1000 * cost.seconds / batch:.1f}" for batch, cost in costs.items()) + " ms an image"
-        )
+        times = ", ".join(f"{batch}: {1000 * cost.seconds / batch:.1f}" for batch, cost in costs.items())
+        return f"{times} ms an image"
 
     with torch.random.fork_rng([device] if gpu else []):
-        probe = _Probe(model, loss, hyp=hyp, options=options, device=device, objects=objects)
+        probe = _Probe(run, loss)
         tries = measure(probe, most=min(most, images), memory=memory, seconds=seconds)
         for batch, cost in progress(tries, desc="--batch-size -1", unit="sizes", status=status):
             costs[batch] = cost
@@ -139,7 +120,9 @@ def choose_batch_size(
     if gpu:
         torch.cuda.empty_cache()
     if not costs:
-        raise UserError(f"--batch-size -1: not even one image of {options.imgsz} pixels fits {device}; lower --imgsz")
+        raise UserError(
+            f"--batch-size -1: not even one image of {run.options.imgsz} pixels fits {device}; lower --imgsz"
+        )
     chosen = max(costs) if gpu else fastest(costs)
     used = f", {costs[chosen].memory / 1e9:.1f} of {free / 1e9:.1f} GB" if gpu else ""
     say(f"--batch-size -1: {chosen} images a step{used} ({status()})")
@@ -149,20 +132,12 @@ def choose_batch_size(
 class _Probe:
     """Runs training steps of a copy of a model on noise."""
 
-    def __init__(
-        self,
-        model: Detector,
-        loss: Callable[[Detector], Callable[[Raw, Tensor], LossTerms]],
-        *,
-        hyp: Hyp,
-        options: TrainOptions,
-        device: torch.device,
-        objects: float,
-    ) -> None:
+    def __init__(self, run: Run, loss: MakeLoss) -> None:
+        options, hyp, device, annotations = run.options, run.hyp, run.device, run.train_set.annotations
         self.device = device
         self.reserved = torch.cuda.memory_reserved(device) if device.type == "cuda" else 0
         still = hyp.model_copy(update={"lr0": 1e-12, "warmup_epochs": 0.0})  # noise is not to be learned
-        model = copy.deepcopy(model).to(memory_format=torch.channels_last).to(device).train()
+        model = copy.deepcopy(run.model).to(memory_format=torch.channels_last).to(device).train()
         self.trainer = Trainer(
             model=model,
             loss=loss(model),
@@ -176,7 +151,8 @@ class _Probe:
             autocast=autocast_dtype(options.precision, device),
         )
         self.size = round_up(options.imgsz * 3 // 2, model.max_stride) if options.multi_scale else options.imgsz
-        self.objects = max(round(objects * (4 if hyp.mosaic else 1)), 1)  # a mosaic shows four images
+        shown = 4 if hyp.mosaic else 1  # images in one
+        self.objects = max(round(shown * len(annotations.boxes) / len(annotations)), 1)
         self.random = torch.Generator().manual_seed(0)
 
     def __call__(self, batch: int) -> Cost:
@@ -186,9 +162,7 @@ class _Probe:
         first = torch.arange(batch).repeat_interleave(self.objects)[:, None]
         targets = torch.cat((first, torch.zeros_like(first), boxes), dim=1)
         step = partial(self.trainer.train_step, _Noise(noise, targets), 0)
-        memory = self._memory(
-            lambda: step(last=True)
-        )  # with the optimizer's step, which comes once for several batches
+        memory = self._memory(lambda: step(last=True))  # with the optimizer's, which comes only now and then
         times: list[float] = []
         while len(times) < 3 and sum(times) < 0.5:
             start = time.perf_counter()

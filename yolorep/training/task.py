@@ -11,11 +11,17 @@ from yolorep.config import Recipe
 from yolorep.losses.anchor import AnchorLoss, AnchorRecipe
 from yolorep.losses.anchor_free import AnchorFreeLoss, FreeRecipe
 from yolorep.losses.terms import LossTerms
+from yolorep.models.detector import Detector
 from yolorep.models.heads.anchor import Detect
 from yolorep.models.heads.anchor_free import DetectFree
 from yolorep.models.heads.base import DetectionHead
 from yolorep.models.heads.raw import Raw
 from yolorep.training.autoanchor import fit_anchors
+
+#: (raw maps, targets) -> terms.
+Loss = Callable[[Raw, Tensor], LossTerms]
+#: Makes the loss of a model.
+MakeLoss = Callable[[Detector], Loss]
 
 
 @dataclass(frozen=True)
@@ -32,7 +38,7 @@ class HeadTraining:
 
     recipe: str
     keys: type[Recipe]
-    loss: Callable[..., Callable[[Raw, Tensor], LossTerms]]
+    loss: Callable[..., Loss]
     fit: Callable[..., None] | None = None
 
 

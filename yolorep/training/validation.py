@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -14,9 +12,9 @@ from yolorep.data.loader import EvalBatch
 from yolorep.data.transforms import to_normalized, to_pixels
 from yolorep.evaluation.evaluator import evaluate
 from yolorep.formats.pytorch import TorchBackend
-from yolorep.losses.terms import LossTerms
 from yolorep.models.detector import Detector
 from yolorep.models.heads.raw import Raw
+from yolorep.training.task import Loss
 from yolorep.training.trainer import Scores
 
 
@@ -24,7 +22,7 @@ def validate(
     model: Detector,
     dataset: Dataset,
     *,
-    loss: Callable[[Raw, Tensor], LossTerms],
+    loss: Loss,
     device: torch.device,
     batch_size: int,
     workers: int = 0,
