@@ -50,8 +50,8 @@ def test_other_commands() -> None:
     assert cli.parse(["val", "--weights", "w.pt", "--no-fuse"]) == ("val", ValOptions(weights="w.pt", no_fuse=True))
     compared = CompareOptions(weights=["a.pt", "b.onnx"], resamples=200)
     assert cli.parse(["compare", "--resamples", "200", "a.pt", "b.onnx"]) == ("compare", compared)
-    expected = DetectOptions(weights="w.pt", source="0", classes=[0, 2])
-    assert cli.parse(["detect", "--weights", "w.pt", "--source", "0", "--classes", "0", "2"]) == ("detect", expected)
+    expected = DetectOptions(weights="w.pt", source="0", classes=["0", "car"])
+    assert cli.parse(["detect", "--weights", "w.pt", "--source", "0", "--classes", "0", "car"]) == ("detect", expected)
 
 
 @pytest.mark.parametrize(
@@ -159,6 +159,17 @@ def test_importing_the_package_is_light() -> None:
     start = time.process_time()
     subprocess.run([sys.executable, "-c", "import yolorep, sys; assert 'torch' not in sys.modules"], check=True)
     assert time.process_time() - start < 5
+
+
+def test_the_predictor_imports_what_it_needs() -> None:
+    code = """
+import sys
+from yolorep import Predictor
+heavy = "torchvision matplotlib pycocotools onnx onnxruntime pandas pydantic yolorep.models yolorep.training"
+found = [name for name in heavy.split() if name in sys.modules]
+assert not found, found
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_info_json(capsys: pytest.CaptureFixture[str]) -> None:

@@ -28,12 +28,14 @@ if TYPE_CHECKING:
     from yolorep.errors import UserError as UserError
     from yolorep.errors import YolorepError as YolorepError
     from yolorep.inference.open import load_model as load_model
+    from yolorep.inference.predictor import Prediction as Prediction
     from yolorep.inference.predictor import Predictor as Predictor
     from yolorep.losses.terms import LossTerms as LossTerms
     from yolorep.models.detector import build_model as build_model
     from yolorep.nn.expand import expand as expand
     from yolorep.nn.registry import register as register
     from yolorep.nn.reparam import fuse as fuse
+    from yolorep.nn.user_blocks import import_blocks as import_blocks
     from yolorep.training.trainer import Callback as Callback
 
 
@@ -44,6 +46,7 @@ _PUBLIC = {
     "Detection": "yolorep.detections",
     "Detections": "yolorep.detections",
     "LossTerms": "yolorep.losses.terms",
+    "Prediction": "yolorep.inference.predictor",
     "Predictor": "yolorep.inference.predictor",
     "SequenceDataset": "yolorep.data.dataset",
     "UserError": "yolorep.errors",
@@ -53,6 +56,7 @@ _PUBLIC = {
     "expand": "yolorep.nn.expand",
     "export": "yolorep.api",
     "fuse": "yolorep.nn.reparam",
+    "import_blocks": "yolorep.nn.user_blocks",
     "load_model": "yolorep.inference.open",
     "register": "yolorep.nn.registry",
     "train": "yolorep.api",

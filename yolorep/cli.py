@@ -167,7 +167,7 @@ def _add_flag(command: argparse.ArgumentParser, field: Any, hint: Any) -> None:
     if meta["choices"]:
         kwargs["choices"] = meta["choices"]
     kwargs.setdefault("metavar", field.name.rpartition("_")[2].upper() if not meta["choices"] else None)
-    command.add_argument(*spellings, type=kind, **kwargs)
+    command.add_argument(*spellings, type=str if isinstance(kind, types.UnionType) else kind, **kwargs)
 
 
 def _unknown(command: str, found: str, options: type[Options]) -> str:

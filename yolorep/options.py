@@ -193,7 +193,7 @@ class DetectOptions(Options):
     """Detect objects in images, videos and streams."""
 
     weights: str = option("", "checkpoint (.pt) or exported file ({formats})")
-    source: str = option("", "image, folder, glob, list file, video, camera index or URL")
+    source: str = option("", "image, folder, glob, list file, video, camera index, URL, - (what is piped in) or screen")
     data: str | None = option(None, "dataset YAML with class names for weights that carry none")
     imgsz: int | None = option(
         None,
@@ -214,7 +214,7 @@ class DetectOptions(Options):
     save_conf: bool = option(False, "with --save-txt: add the confidence")
     save_crop: bool = option(False, "write each object's crop to crops/<class>/")
     nosave: bool = option(False, "write no annotated images and videos")
-    classes: list[int] | None = option(None, "keep these class indices only")
+    classes: list[int | str] | None = option(None, "keep these classes only, by name or index; a number is an index")
     agnostic_nms: bool = option(False, "boxes of different classes suppress each other too")
     augment: bool = option(False, "test-time augmentation: three scales, one of them flipped")
     project: str = option("runs/detect", "folder for runs")
@@ -279,7 +279,7 @@ class ClassifyOptions(Options):
     """Name what images show: the five likeliest classes of a classifier."""
 
     weights: str = option("", "checkpoint of a classifier, or a published file of one of the backbones")
-    source: str = option("", "image, folder, glob, list file, video, camera index or URL")
+    source: str = option("", "image, folder, glob, list file, video, camera index, URL, - (what is piped in) or screen")
     imgsz: int | None = option(
         None, "side of the square input in pixels (default: 224, FastViT 256)", "--img", "--img-size", low=1
     )

@@ -13,6 +13,7 @@ from tests.media.files import make_image, probe_video, write_image
 from yolorep.detections import Detections
 from yolorep.errors import UserError
 from yolorep.media import sinks
+from yolorep.media.frames import Frame
 from yolorep.media.sinks import (
     CropSink,
     CsvSink,
@@ -24,7 +25,6 @@ from yolorep.media.sinks import (
     VideoSink,
     ViewSink,
 )
-from yolorep.media.sources import Frame
 
 NAMES = ("cat", "dog")
 FOUND = Detections(

@@ -24,7 +24,7 @@ from yolorep.detections import Detections, class_name, yolo_text
 from yolorep.errors import UserError
 from yolorep.files import atomic_write, write_text
 from yolorep.images import WRITTEN_SUFFIXES, write_image
-from yolorep.media.sources import Frame
+from yolorep.media.frames import Frame
 
 Image = NDArray[np.uint8]
 SinkT = TypeVar("SinkT", bound="Sink")

@@ -14,7 +14,6 @@ from typing import Any, cast, get_type_hints
 
 from torch import nn
 
-from yolorep.config import find_config, load_yaml
 from yolorep.errors import UserError, suggest
 from yolorep.models import values
 from yolorep.models.graph import IMAGE, Graph, Part, Source, by_source
@@ -93,6 +92,8 @@ def load_config(name: str | Path) -> ModelConfig:
     Raises:
         UserError: one line with every fault.
     """
+    from yolorep.config import find_config, load_yaml  # late: pydantic is not needed to run weights
+
     path = find_config(name, "model")
     return parse_config(load_yaml(path), source=str(path), folder=path.parent)
 
@@ -139,6 +140,8 @@ def parse_config(value: Any, *, source: str = "model", folder: Path | None = Non
             if isinstance(entry, str):
                 if folder is None:
                     raise UserError(f"{source}: {key} names the file {entry!r}, but only rows are allowed here")
+                from yolorep.config import load_yaml
+
                 rows = load_yaml(_part(folder, entry, source, key))
                 composed.add(key)
             if not isinstance(rows, list) or not rows:
