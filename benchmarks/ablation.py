@@ -29,10 +29,10 @@ from peers.report import DASH, spread
 from peers.runs import SCORED, load_splits, train_and_score
 from peers.store import Key, Record, Store, canonical
 
-from yolorep.config import load_hyp
 from yolorep.errors import UserError, suggest
 from yolorep.files import write_text
 from yolorep.models.parser import load_config
+from yolorep.training.recipe import load_hyp
 
 
 @dataclass(frozen=True)

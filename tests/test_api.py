@@ -65,7 +65,7 @@ def test_every_flag_is_a_documented_keyword(call: Any, options: type) -> None:
     ("call", "given", "message"),
     [
         (yolorep.train, {"epochs": 0}, "--epochs: expected a number of at least 1, found 0"),
-        (yolorep.train, {"epochs": "three"}, r"train\(\): epochs: expected int, found 'three'"),
+        (yolorep.train, {"epochs": "three"}, r"train\(\): epochs: expected int \| None, found 'three'"),
         (yolorep.train, {"epohcs": 3}, r"train\(\): unknown option 'epohcs' \(did you mean 'epochs'\?\)"),
         (yolorep.train, {"cache": "rom"}, "--cache: expected one of ram, disk, found 'rom'"),
         (yolorep.val, {"weights": "nowhere.pt"}, "nowhere.pt: no such file"),

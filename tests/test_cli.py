@@ -16,7 +16,7 @@ import pytest
 from yolorep import cli
 from yolorep.errors import FuseError
 from yolorep.formats import FORMATS
-from yolorep.options import CompareOptions, DetectOptions, TrainOptions, ValOptions
+from yolorep.options import EPOCHS, CompareOptions, DetectOptions, TrainOptions, ValOptions
 
 MODEL = "cfg/yolov5n_mobileone.yaml"
 
@@ -24,7 +24,7 @@ MODEL = "cfg/yolov5n_mobileone.yaml"
 def test_defaults_are_yolov5s() -> None:
     command, options = cli.parse(["train"])
     assert (command, options) == ("train", TrainOptions())
-    assert (options.epochs, options.batch_size, options.imgsz) == (100, 16, 640)
+    assert (options.epochs or EPOCHS, options.batch_size, options.imgsz) == (100, 16, 640)
 
 
 @pytest.mark.parametrize(
@@ -32,6 +32,8 @@ def test_defaults_are_yolov5s() -> None:
     [
         (["--img", "320", "--batch-size", "8"], {"imgsz": 320, "batch_size": 8}),
         (["--batch_size", "8", "--cos-lr"], {"batch_size": 8, "cos_lr": True}),
+        (["--batch-size", "-1"], {"batch_size": -1}),
+        (["--log", "wandb", "mlflow"], {"log": ["wandb", "mlflow"]}),
         (["--cache"], {"cache": "ram"}),
         (["--cache", "disk"], {"cache": "disk"}),
         (["--resume"], {"resume": ""}),
@@ -61,7 +63,13 @@ def test_other_commands() -> None:
         (["train", "--optimizer", "RMSprop"], "invalid choice: 'RMSprop'"),
         (["train", "--evolve", "300"], "--evolve of YOLOv5 is not offered: try values in a copy of cfg/hyp"),
         (["val", "--conf-thres", "1.5"], "--conf-thres: expected a number from 0 to 1, found 1.5"),
-        (["train", "--batch-size", "0"], "--batch-size: expected a number of at least 1, found 0"),
+        (["train", "--batch-size", "0"], "--batch-size: expected a number of at least 1, or -1, found 0"),
+        (["train", "--batch-size", "-2"], "--batch-size: expected a number of at least 1, or -1, found -2"),
+        (["val", "--batch-size", "-1"], "--batch-size: expected a number of at least 1, found -1"),
+        (
+            ["train", "--device", "0,1"],
+            "--device 0,1: expected one device, found several, which nothing runs on",
+        ),
         (["detect", "--line-thickness", "0"], "--line-thickness: expected a number of at least 1"),
         (["val", "--dnn"], "--dnn of YOLOv5 is not offered"),
         (["train", "--resume_evolve", "x"], "--resume_evolve of YOLOv5 is not offered"),
@@ -83,6 +91,18 @@ def test_wrong_input_is_one_line_and_exit_code_2(
     assert cli.main(argv) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(("size", "refused"), [("2", True), ("16", True), ("1", False)])
+def test_several_processes_are_refused_before_anything_is_created(
+    size: str, refused: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", size)
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["train", "--data", "nowhere.yaml", "--project", "runs"]) == 2
+    error = capsys.readouterr().err
+    assert (f"WORLD_SIZE {size}: expected one process" in error) == refused and error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

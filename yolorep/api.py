@@ -21,7 +21,8 @@ from yolorep.options import DetectOptions, ExportOptions, Options, TrainOptions,
 if TYPE_CHECKING:
     from yolorep.data.dataset import Dataset
     from yolorep.evaluation.evaluator import Evaluation
-    from yolorep.training.run import MakeLoss, TrainResult
+    from yolorep.training.run import TrainResult
+    from yolorep.training.task import MakeLoss
     from yolorep.training.trainer import Callback
 
 P = ParamSpec("P")

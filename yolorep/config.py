@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path, PurePath
-from typing import Annotated, Any, Literal, TypeVar, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_type_hints
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
@@ -147,10 +147,24 @@ NotNegative = Annotated[float, Field(ge=0)]
 Off = Annotated[float, Field(ge=0, le=0)]
 
 
-class Hyp(BaseModel):
-    """Hyperparameters of training, by YOLOv5's names; the defaults are its ``scratch-low`` recipe."""
+class Recipe(BaseModel):
+    """Keys of a recipe, checked. A recipe file holds the keys of several such classes, side by side.
+
+    Attributes:
+        ignored: Keys that YOLOv5's files have and nothing here reads, and why: said where one is set.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    ignored: ClassVar[dict[str, str]] = {}
+
+
+class Hyp(Recipe):
+    """What every training has, by YOLOv5's names; the defaults are its ``scratch-low`` recipe.
+
+    What a kind of head adds stands next to its loss.
+    """
+
+    ignored: ClassVar = {"copy_paste": "it moves polygons; boxes stay as they are, in YOLOv5 too"}
 
     optimizer: Literal["SGD", "Adam", "AdamW"] = "SGD"
     lr0: Positive = 0.01
@@ -161,18 +175,6 @@ class Hyp(BaseModel):
     warmup_share: Share = 1.0  # the warm-up takes at most this share of the run
     warmup_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.8
     warmup_bias_lr: NotNegative = 0.1
-    box: NotNegative = 0.05
-    cls: NotNegative = 0.5
-    cls_pw: Positive = 1.0
-    obj: NotNegative = 1.0
-    obj_pw: Positive = 1.0
-    scale_gains: bool = True  # YOLOv5: cls in proportion to the number of classes, obj to the square of the image size
-    iou_t: Share = 0.2  # read by no YOLOv5 loss either; kept because its files have it
-    anchor_t: Annotated[float, Field(gt=1)] = 4.0
-    free_box: NotNegative = 7.5  # gains of the anchor-free head's loss, which hold for any image size and class count
-    free_cls: NotNegative = 0.5
-    free_dfl: NotNegative = 1.5
-    fl_gamma: Off = 0.0
     nbs: Annotated[int, Field(ge=1)] = 64  # nominal batch size: smaller batches accumulate gradients up to it
     bn_momentum: Annotated[float, Field(gt=0, le=1)] | None = None  # of running statistics; None: what each block says
     ema_window: Share = 0.0  # share of the run's optimizer steps that the average spans; 0: YOLOv5's fixed constants
@@ -189,14 +191,4 @@ class Hyp(BaseModel):
     fliplr: Share = 0.5
     mosaic: Share = 1.0
     mixup: Share = 0.0
-    copy_paste: Off = 0.0
-
-
-def load_hyp(name: str | Path) -> Hyp:
-    """Reads a hyperparameter YAML.
-
-    Raises:
-        UserError: listing every unknown key and impossible value.
-    """
-    path = find_config(name, "hyp")
-    return validate(Hyp, load_yaml(path), source=path)
+    copy_paste: Share = 0.0

@@ -37,6 +37,11 @@ def suggest(name: str, choices: Iterable[str]) -> str:
     return f" (did you mean '{by_lower[close[0]]}'?)" if close else ""
 
 
+def first_line(error: Exception) -> str:
+    """What a library's error says, without the lines it adds below."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 @contextmanager
 def opencv_wanted() -> Iterator[None]:
     """Around what imports OpenCV: says what to install if that fails.

@@ -12,6 +12,11 @@ from typing import Any
 
 from yolorep.errors import UserError
 
+#: ``--batch-size`` that stands for one to be found.
+FIND_BATCH_SIZE = -1
+#: ``--epochs`` of a new run unless told otherwise.
+EPOCHS = 100
+
 
 def option(
     default: Any,
@@ -88,11 +93,11 @@ class TrainOptions(Options):
     data: str = option("data/shapes.yaml", "dataset YAML")
     download: bool = option(False, "fetch the data set from where its YAML says, if it is missing")
     hyp: str | None = option(None, "hyperparameter YAML (default: the recipe of the model's head)")
-    epochs: int = option(100, "passes over the training set", low=1)
-    batch_size: int = option(16, "images a step", low=1)
+    epochs: int | None = option(None, "passes over the training set (default: 100); with --resume, more of them", low=1)
+    batch_size: int = option(16, "images a step; -1 for as many as a GPU holds, or as pay off on a CPU")
     imgsz: int = option(640, "long side of the training and evaluation images in pixels", "--img", "--img-size", low=1)
     rect: bool = option(False, "rectangular batches of similar aspect ratio, without mosaic")
-    resume: str | None = option(None, "go on with an interrupted run: its last.pt, or the newest run's", const="")
+    resume: str | None = option(None, "go on with a run: its last.pt, or the newest run's", const="")
     nosave: bool = option(False, "keep only best.pt until the last epoch")
     noval: bool = option(False, "evaluate only after the last epoch")
     noautoanchor: bool = option(False, "keep the model's anchors, whatever the data")
@@ -111,12 +116,21 @@ class TrainOptions(Options):
     patience: int = option(100, "stop after this many epochs without a better AP", low=0)
     freeze: list[int] | None = option(None, "freeze the first N layers, or the layers listed")
     save_period: int = option(-1, "also keep a checkpoint every N epochs")
+    log: list[str] | None = option(
+        None,
+        "where numbers go: tensorboard, mlflow, wandb, csv; results.csv always (default: tensorboard if installed)",
+    )
     seed: int = option(0, "seed of everything random", low=0)
     precision: str = option(
         "auto",
         "of forward passes: auto is fp16 on CUDA, bf16 on CPUs that multiply matrices in it (AMX), else fp32",
         choices=("auto", "fp32", "bf16", "fp16"),
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.batch_size < 1 and self.batch_size != FIND_BATCH_SIZE:
+            raise UserError(f"--batch-size: expected a number of at least 1, or -1, found {self.batch_size}")
 
 
 @dataclass(frozen=True, kw_only=True)

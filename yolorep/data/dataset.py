@@ -131,7 +131,7 @@ class DetectionDataset:
         return _resize(image, tuple(self.shapes[index].tolist()), by_area=not self._training)
 
     def _fill_memory(self) -> None:
-        needed, free = int(self._starts[-1]), _free_memory()
+        needed, free = int(self._starts[-1]), free_memory()
         if free is not None and needed > free * _MEMORY_SHARE:
             say(
                 f"images are not cached: {needed / 1e9:.1f} GB needed, {free / 1e9:.1f} GB of memory free; "
@@ -298,7 +298,7 @@ def _resize(image: NDArray[np.uint8], shape: tuple[int, int], *, by_area: bool) 
     return np.asarray(cv2.resize(image, shape[::-1], interpolation=method), np.uint8)
 
 
-def _free_memory() -> int | None:
+def free_memory() -> int | None:
     """Bytes a program can still take, or None where that is not known."""
     try:
         with open("/proc/meminfo", encoding="ascii") as file:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 
 from yolorep.console import progress
 from yolorep.data.dataset import Dataset
-from yolorep.data.loader import eval_loader
+from yolorep.data.loader import EvalBatch, eval_loader
 from yolorep.detections import Detections
 from yolorep.evaluation.metrics import CocoMetric, CocoResult
 from yolorep.formats.base import Backend
@@ -59,6 +60,7 @@ def evaluate(
     single_class: bool = False,
     workers: int = 0,
     description: str = "val",
+    observe: Callable[[EvalBatch], None] | None = None,
 ) -> Evaluation:
     """Evaluates with YOLOv5's settings: several classes a box, low confidence, NMS limited by count only.
 
@@ -76,6 +78,7 @@ def evaluate(
         single_class: all of the model's classes are the data set's only one.
         workers: data loading processes.
         description: for the progress display.
+        observe: called with every batch after the backend has run it; its time is not counted.
     """
     annotations = dataset.annotations
     metric = CocoMetric(annotations.ground_truth(), names=annotations.names, category_ids=annotations.category_ids)
@@ -111,6 +114,8 @@ def evaluate(
         seconds["preprocess"] += waited - mark
         seconds["inference"] += inferred - waited
         seconds["nms"] += done - inferred
+        if observe is not None:
+            observe(batch)
         mark = time.perf_counter()
     for index, detections in enumerate(found):
         metric.update(annotations.image_id(index), detections)
