@@ -1,6 +1,8 @@
 # Starts from nothing but Python >= 3.10: every target below creates $(VENV) and installs into it what it needs.
 VENV ?= .venv
 PYTHON ?= python3
+# Where torch is installed from instead of PyPI, whose wheels bring CUDA: https://download.pytorch.org/whl/cpu, say.
+TORCH_INDEX ?=
 BIN := $(VENV)/bin
 SOURCES := yolorep tests benchmarks examples train.py val.py detect.py export.py
 
@@ -11,11 +13,13 @@ help:
 	@echo "make test       the fast tests          make test-slow  the slow ones"
 	@echo "make lint       ruff, mypy, import-linter    make format  let ruff rewrite"
 	@echo "make clean      remove $(VENV), builds and caches"
+	@echo "Without a GPU, TORCH_INDEX=https://download.pytorch.org/whl/cpu saves gigabytes of CUDA"
 
 $(VENV)/.installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || { \
 		echo "error: yolorep needs Python >= 3.10, found '$$($(PYTHON) --version 2>&1)' at '$(PYTHON)': name another one with make PYTHON=/path/to/python3" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
+	$(if $(TORCH_INDEX),$(BIN)/python -m pip install --quiet torch torchvision --index-url $(TORCH_INDEX))
 	$(BIN)/python -m pip install --quiet --editable '.[dev,export]'
 	@touch $@
 

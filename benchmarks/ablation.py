@@ -29,10 +29,10 @@ from peers.report import DASH, spread
 from peers.runs import SCORED, load_splits, train_and_score
 from peers.store import Key, Record, Store, canonical
 
-from yolorep.config import load_hyp
 from yolorep.errors import UserError, suggest
 from yolorep.files import write_text
 from yolorep.models.parser import load_config
+from yolorep.training.recipe import load_hyp
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def ablate(args: argparse.Namespace) -> int:
         if name not in CHANGES:
             raise UserError(f"--only: expected a change, found {name!r}{suggest(name, CHANGES)}")
     output = args.output.resolve()
-    data = canonical(args.data)
+    data = canonical(args.data, "data")
     store = Store(output / "results")
     sitting = now()
     splits = load_splits(data)

@@ -24,8 +24,9 @@ from peers.machine import machine, versions
 from yolorep.device import PRECISIONS
 from yolorep.errors import UserError
 from yolorep.options import TrainOptions
+from yolorep.training.inputs import new_run
 from yolorep.training.memory import keep_freed_memory
-from yolorep.training.run import build_trainer, create_folder, new_run
+from yolorep.training.run import build_trainer, create_folder
 from yolorep.training.trainer import Trainer
 
 PARTS = ("data", "forward", "loss", "backward", "optimizer", "evaluation")

@@ -101,7 +101,8 @@ def copy_data(name: str, folder: Path) -> Path:
 def run_yolorep(args: argparse.Namespace) -> tuple[list[float], int]:
     """Seconds of each training epoch, and the images in one."""
     from yolorep.options import TrainOptions
-    from yolorep.training.run import build_trainer, new_run
+    from yolorep.training.inputs import new_run
+    from yolorep.training.run import build_trainer
 
     run = new_run(
         TrainOptions(

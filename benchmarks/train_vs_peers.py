@@ -78,7 +78,7 @@ class Benchmark:
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
         self.output: Path = args.output.resolve()
-        self.data = canonical(args.data)
+        self.data = canonical(args.data, "data")
         self.store = Store(self.output / "results")
         self.sitting = now()
         self.splits: dict[str, Annotations] = {}
@@ -91,7 +91,7 @@ class Benchmark:
         self.models = [
             ("ultralytics", str(Path(model).resolve()) if Path(model).is_file() else model) for model in args.models
         ]
-        self.models += [("yolorep", canonical(model)) for model in args.ours]
+        self.models += [("yolorep", canonical(model, "model")) for model in args.ours]
         if not self.models:
             raise UserError("--ours, --models: expected at least one model, found none")
         if args.only != "report":
@@ -216,7 +216,7 @@ class Benchmark:
 
     def _key(self, program: str, model: str, seed: int) -> Key:
         args = self.args
-        hyp = canonical(args.hyp) if args.hyp and program == "yolorep" else ""
+        hyp = canonical(args.hyp, "hyp") if args.hyp and program == "yolorep" else ""
         return Key(
             program=program,
             model=model,

@@ -71,8 +71,7 @@ def demo() -> int:
         print(f"\nerror: the fused model reached AP50 {ap50:.3f}, expected at least {WANTED_AP50}", file=sys.stderr)
         return 1
 
-    images = load_data_config(DATA).resolve("val")
-    assert isinstance(images, list)
+    images = load_data_config(DATA).images("val")
     listing = FOLDER / "images.txt"
     listing.write_text("\n".join(images[: PICTURE_ROWS * PICTURE_COLUMNS]))
     confidence = ("--conf-thres", str(metrics["best_confidence"]))

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.inference.white_box import write_white_box
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
@@ -22,3 +24,9 @@ def shared() -> Path:
     if not folder:
         pytest.skip("YOLOREP_SHARED is not set: it names a folder with real images and weights")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def white_box(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Weights that find a white rectangle."""
+    return str(write_white_box(tmp_path_factory.mktemp("white_box") / "white.torchscript"))

@@ -7,13 +7,15 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import yolorep
 from tests.training.toy_run import write_toy_data
-from yolorep import Callback, LossTerms, UserError, train, val
+from yolorep import Callback, LossTerms, SequenceDataset, UserError, train, val
+from yolorep.commands.help_text import help_text
 from yolorep.models.detector import Detector
 from yolorep.options import DetectOptions, ExportOptions, TrainOptions, ValOptions
 
@@ -56,14 +58,14 @@ def test_every_flag_is_a_documented_keyword(call: Any, options: type) -> None:
     for entry in fields(options):
         assert parameters[entry.name].kind is inspect.Parameter.KEYWORD_ONLY
         assert parameters[entry.name].default == entry.default
-        assert f"    {entry.name}: {entry.metadata['help']}" in call.__doc__
+        assert f"    {entry.name}: {help_text(entry)}" in call.__doc__
 
 
 @pytest.mark.parametrize(
     ("call", "given", "message"),
     [
         (yolorep.train, {"epochs": 0}, "--epochs: expected a number of at least 1, found 0"),
-        (yolorep.train, {"epochs": "three"}, r"train\(\): epochs: expected int, found 'three'"),
+        (yolorep.train, {"epochs": "three"}, r"train\(\): epochs: expected int \| None, found 'three'"),
         (yolorep.train, {"epohcs": 3}, r"train\(\): unknown option 'epohcs' \(did you mean 'epochs'\?\)"),
         (yolorep.train, {"cache": "rom"}, "--cache: expected one of ram, disk, found 'rom'"),
         (yolorep.val, {"weights": "nowhere.pt"}, "nowhere.pt: no such file"),
@@ -136,3 +138,57 @@ def test_a_callback_may_stop_the_run(work: Path) -> None:
 
     result = train(**arguments(work, epochs=5, callbacks=[Stop()]))
     assert len((result.folder / "results.csv").read_text().splitlines()) == 2
+
+
+def squares(count: int, *, seed: int) -> list[tuple[np.ndarray, list[list[float]]]]:
+    """Bright squares on grey, blue or green, with their boxes."""
+    rng = np.random.default_rng(seed)
+    items = []
+    for _ in range(count):
+        image = np.full((64, 64, 3), 40, np.uint8)
+        x, y, kind = (int(rng.integers(0, high)) for high in (32, 32, 2))
+        image[y : y + 30, x : x + 30, kind] = 250
+        items.append((image, [[kind, (x + 15) / 64, (y + 15) / 64, 30 / 64, 30 / 64]]))
+    return items
+
+
+def own_data(*, size: int = 64, names: tuple[str, ...] = ("blue", "green")) -> tuple[SequenceDataset, SequenceDataset]:
+    return tuple(SequenceDataset(squares(4, seed=seed), names, image_size=size) for seed in (0, 1))  # type: ignore[return-value]
+
+
+def test_data_of_ones_own(work: Path) -> None:
+    given = arguments(work, dataset=own_data(), epochs=2)
+    del given["data"], given["imgsz"]
+    result = train(**given)
+    assert result.model.names == ("blue", "green") and result.model.geometry.image_size == 64
+    assert (result.folder / "results.png").is_file()
+    with pytest.raises(UserError, match="--data: missing"):
+        val(weights=result.best, device="cpu")
+
+
+def test_data_of_ones_own_is_asked_for_again(work: Path) -> None:
+    class Stop(Callback):
+        def on_epoch(self, trainer: Any, result: Any) -> None:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(**arguments(work, dataset=own_data(), epochs=2, callbacks=[Stop()]))
+    last = work / "runs" / "exp" / "weights" / "last.pt"
+    with pytest.raises(UserError, match="expected the dataset that it was started with, found none"):
+        train(resume=last)
+    assert train(resume=last, dataset=own_data()).last == last
+
+
+@pytest.mark.parametrize(
+    ("pair", "message"),
+    [
+        ((own_data()[0], own_data(size=32)[1]), "the same image size everywhere, found 64 and 32"),
+        ((own_data()[0], own_data(names=("a", "b"))[1]), "the same classes everywhere"),
+        (own_data(size=60), "a multiple of the model's stride everywhere, found 64 and 60"),
+        ((SequenceDataset([(np.zeros((8, 8, 3), np.uint8), [])], ["a"], image_size=64),) * 2, "objects to learn"),
+    ],
+)
+def test_data_that_cannot_be_trained_on(work: Path, pair: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        train(**arguments(work, dataset=pair))
+    assert not (work / "runs").exists()

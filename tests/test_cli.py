@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import time
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,8 @@ import pytest
 
 from yolorep import cli
 from yolorep.errors import FuseError
-from yolorep.options import DetectOptions, TrainOptions, ValOptions
+from yolorep.formats import FORMATS
+from yolorep.options import EPOCHS, CompareOptions, DetectOptions, TrainOptions, ValOptions
 
 MODEL = "cfg/yolov5n_mobileone.yaml"
 
@@ -21,7 +24,7 @@ MODEL = "cfg/yolov5n_mobileone.yaml"
 def test_defaults_are_yolov5s() -> None:
     command, options = cli.parse(["train"])
     assert (command, options) == ("train", TrainOptions())
-    assert (options.epochs, options.batch_size, options.imgsz) == (100, 16, 640)
+    assert (options.epochs or EPOCHS, options.batch_size, options.imgsz) == (100, 16, 640)
 
 
 @pytest.mark.parametrize(
@@ -29,6 +32,8 @@ def test_defaults_are_yolov5s() -> None:
     [
         (["--img", "320", "--batch-size", "8"], {"imgsz": 320, "batch_size": 8}),
         (["--batch_size", "8", "--cos-lr"], {"batch_size": 8, "cos_lr": True}),
+        (["--batch-size", "-1"], {"batch_size": -1}),
+        (["--log", "wandb", "mlflow"], {"log": ["wandb", "mlflow"]}),
         (["--cache"], {"cache": "ram"}),
         (["--cache", "disk"], {"cache": "disk"}),
         (["--resume"], {"resume": ""}),
@@ -43,8 +48,10 @@ def test_train_flags(argv: list[str], changes: dict[str, Any]) -> None:
 
 def test_other_commands() -> None:
     assert cli.parse(["val", "--weights", "w.pt", "--no-fuse"]) == ("val", ValOptions(weights="w.pt", no_fuse=True))
-    expected = DetectOptions(weights="w.pt", source="0", classes=[0, 2])
-    assert cli.parse(["detect", "--weights", "w.pt", "--source", "0", "--classes", "0", "2"]) == ("detect", expected)
+    compared = CompareOptions(weights=["a.pt", "b.onnx"], resamples=200)
+    assert cli.parse(["compare", "--resamples", "200", "a.pt", "b.onnx"]) == ("compare", compared)
+    expected = DetectOptions(weights="w.pt", source="0", classes=["0", "car"])
+    assert cli.parse(["detect", "--weights", "w.pt", "--source", "0", "--classes", "0", "car"]) == ("detect", expected)
 
 
 @pytest.mark.parametrize(
@@ -56,13 +63,22 @@ def test_other_commands() -> None:
         (["train", "--optimizer", "RMSprop"], "invalid choice: 'RMSprop'"),
         (["train", "--evolve", "300"], "--evolve of YOLOv5 is not offered: try values in a copy of cfg/hyp"),
         (["val", "--conf-thres", "1.5"], "--conf-thres: expected a number from 0 to 1, found 1.5"),
-        (["train", "--batch-size", "0"], "--batch-size: expected a number of at least 1, found 0"),
+        (["train", "--batch-size", "0"], "--batch-size: expected a number of at least 1, or -1, found 0"),
+        (["train", "--batch-size", "-2"], "--batch-size: expected a number of at least 1, or -1, found -2"),
+        (["val", "--batch-size", "-1"], "--batch-size: expected a number of at least 1, found -1"),
+        (
+            ["train", "--device", "0,1"],
+            "--device 0,1: expected one device, found several, which nothing runs on",
+        ),
         (["detect", "--line-thickness", "0"], "--line-thickness: expected a number of at least 1"),
         (["val", "--dnn"], "--dnn of YOLOv5 is not offered"),
         (["train", "--resume_evolve", "x"], "--resume_evolve of YOLOv5 is not offered"),
         (["train", "--half"], "unknown flag --half"),
         (["val", "--weights", "w.onnx", "--half"], "no such file"),
         (["val", "extra"], "expected flags, found 'extra'"),
+        (["compare", "a.pt", "--half", "b.pt"], "compare: expected all weights in a row, found 'b.pt'"),
+        (["compare"], "the following arguments are required: WEIGHTS"),
+        (["compare", "a.pt", "b.pt", "--resamples", "1"], "--resamples: expected a number of at least 100, found 1"),
         (["info"], "expected either --weights or --cfg, found neither"),
         (["info", "--cfg", "cfg/yolov5/q.yaml"], "no such file"),
         (["fuse", "--weights", "missing.pt"], "missing.pt: no such file"),
@@ -77,6 +93,18 @@ def test_wrong_input_is_one_line_and_exit_code_2(
     assert message in error and error.count("\n") == 1
 
 
+@pytest.mark.parametrize(("size", "refused"), [("2", True), ("16", True), ("1", False)])
+def test_several_processes_are_refused_before_anything_is_created(
+    size: str, refused: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", size)
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["train", "--data", "nowhere.yaml", "--project", "runs"]) == 2
+    error = capsys.readouterr().err
+    assert (f"WORLD_SIZE {size}: expected one process" in error) == refused and error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("raised", "code"), [(KeyboardInterrupt(), 130), (OSError("disk full"), 1), (FuseError("wrong"), 1)]
 )
@@ -88,7 +116,36 @@ def test_exit_codes(raised: BaseException, code: int, monkeypatch: pytest.Monkey
     assert cli.main(["train"]) == code
 
 
-@pytest.mark.parametrize("command", [[], ["train"], ["detect"]])
+@pytest.mark.parametrize("command", [[], *([name] for name in cli.COMMANDS)])
+def test_help_is_tidy(command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("COLUMNS", "1000")  # nothing is wrapped
+    with pytest.raises(SystemExit):
+        cli.main([*command, "--help"])
+    _, _, body = capsys.readouterr().out.partition("\n\n")
+    # "  --flag VALUE  help", or the help on a line of its own.
+    rows = re.findall(r"^ {2,4}(?!command$)(\S.*(?:\n {20,}.*)?)", body, re.MULTILINE)
+    flags = (
+        len(fields(cli.COMMANDS[command[0]])) + 2 if command else len(cli.COMMANDS) + 2
+    )  # --help and --import, --version
+    assert len(rows) == flags
+    for row in rows:
+        name, *texts = re.split(r"\s{2,}", row)
+        assert len(texts) == 1 and texts[0], f"{name}: expected one text without doubled blanks, found {texts}"
+        assert not UNTIDY.search(texts[0]), row
+
+
+#: What a generated help text must not hold: values of Python's, unfilled places, a default said twice or of nothing.
+UNTIDY = re.compile(r"None|False|True|\(default: *[()\[\]{}'\"]|[{}]|default:.*default:| $")
+
+
+def test_help_lists_the_formats(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("export", "val", "detect", "compare"):
+        with pytest.raises(SystemExit):
+            cli.main([command, "--help"])
+        assert ", ".join(FORMATS) in re.sub(r"\s+", " ", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("command", [[], ["train"], ["detect"], ["compare"]])
 def test_help_needs_no_torch(command: list[str]) -> None:
     code = (
         "import sys\nfrom yolorep.cli import main\n"
@@ -102,6 +159,17 @@ def test_importing_the_package_is_light() -> None:
     start = time.process_time()
     subprocess.run([sys.executable, "-c", "import yolorep, sys; assert 'torch' not in sys.modules"], check=True)
     assert time.process_time() - start < 5
+
+
+def test_the_predictor_imports_what_it_needs() -> None:
+    code = """
+import sys
+from yolorep import Predictor
+heavy = "torchvision matplotlib pycocotools onnx onnxruntime pandas pydantic yolorep.models yolorep.training"
+found = [name for name in heavy.split() if name in sys.modules]
+assert not found, found
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_info_json(capsys: pytest.CaptureFixture[str]) -> None:
@@ -126,3 +194,38 @@ def test_fuse_writes_a_file_that_loads(tmp_path: Path, capsys: pytest.CaptureFix
     assert cli.main(["fuse", "--weights", str(out), "--imgsz", "64", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["records"] == [] and report["params"] == 1_545_197 and report["kept"] == []
+
+
+BLOCK = """
+from torch import nn
+from yolorep import register
+
+@register()
+class Own(nn.Module):
+    def __init__(self, c1: int, c2: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(c1, c2, 3, 2, 1)
+
+    def forward(self, x):
+        return self.conv(x)
+"""
+
+
+def test_blocks_of_ones_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In processes of their own: a row that is registered once stays."""
+    (tmp_path / "own.py").write_text(BLOCK)
+    (tmp_path / "m.yaml").write_text("{nc: 1, backbone: [[-1, 1, Own, [8]]], head: [[[-1], 1, DetectFree, [nc]]]}")
+
+    def run(*argv: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "yolorep", *argv]
+        return subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+
+    without = run("info", "--cfg", "m.yaml", "--imgsz", "64")
+    assert without.returncode == 2 and "needs the row Own: give --import the file that registers it" in without.stderr
+    done = run("fuse", "--cfg", "m.yaml", "--imgsz", "64", "--output", "f.pt", "--import", "own.py")
+    assert done.returncode == 0, done.stderr
+    without = run("info", "--weights", "f.pt", "--imgsz", "64")
+    assert without.returncode == 2 and "needs the row Own" in without.stderr and without.stderr.count("\n") == 1
+    assert run("info", "--weights", "f.pt", "--imgsz", "64", "--import", "own.py").returncode == 0
+    missing = run("info", "--weights", "f.pt", "--import", "gone.py")
+    assert (missing.returncode, missing.stderr) == (2, "error: --import gone.py: no such file\n")

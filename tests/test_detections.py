@@ -150,6 +150,13 @@ def test_classes_of_one_name() -> None:
     assert class_indices(["mouse", 0], ("cat", "mouse", "mouse")) == [1, 2, 0]
 
 
+def test_digits_are_an_index() -> None:
+    assert class_indices(["1", "cat"], ("1", "0", "cat")) == [1, 2]
+    assert class_indices("2", None) == [2]
+    with pytest.raises(UserError, match="classes: expected indices from 0 to 1, got 7"):
+        class_indices(["7"], ("1", "7"))
+
+
 @st.composite
 def some_detections(draw: st.DrawFn) -> Detections:
     count = draw(st.integers(0, 12))

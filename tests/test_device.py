@@ -19,6 +19,11 @@ def test_other_devices(name: str) -> None:
         select_device(name)
 
 
+def test_several_devices() -> None:
+    with pytest.raises(UserError, match="--device 0,1: expected one device, found several, .*; name one"):
+        select_device("0,1")
+
+
 @pytest.mark.parametrize(
     ("precision", "device", "amx", "expected"),
     [

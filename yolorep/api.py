@@ -13,12 +13,16 @@ from dataclasses import dataclass, fields
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
+from yolorep.commands.help_text import help_text
 from yolorep.config import check_options
+from yolorep.errors import opencv_wanted
 from yolorep.options import DetectOptions, ExportOptions, Options, TrainOptions, ValOptions, option
 
 if TYPE_CHECKING:
+    from yolorep.data.dataset import Dataset
     from yolorep.evaluation.evaluator import Evaluation
-    from yolorep.training.run import MakeLoss, TrainResult
+    from yolorep.training.run import TrainResult
+    from yolorep.training.task import MakeLoss
     from yolorep.training.trainer import Callback
 
 P = ParamSpec("P")
@@ -41,13 +45,13 @@ def _by_keyword(
 
         @functools.wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
-            values = {name: _plain(value) for name, value in kwargs.items()}
             extra = {entry.name for entry in fields(options)} - {entry.name for entry in fields(flags)}
-            given = {name: value for name, value in values.items() if name not in extra}
+            given = {name: _plain(value) for name, value in kwargs.items() if name not in extra}
             check_options(flags, given, source=f"{function.__name__}()")
-            return function(options(*args, **values))
+            with opencv_wanted():
+                return function(options(*args, **{**kwargs, **given}))
 
-        lines = [f"    {entry.name}: {entry.metadata['help']}." for entry in fields(options)]
+        lines = [f"    {entry.name}: {help_text(entry)}." for entry in fields(options)]
         call.__doc__ = "\n".join([inspect.cleandoc(function.__doc__ or ""), "", "Args:", *lines])
         call.__signature__ = inspect.signature(options).replace(  # type: ignore[attr-defined]
             return_annotation=function.__annotations__["return"]
@@ -72,6 +76,9 @@ class _TrainArguments(TrainOptions):
     loss: MakeLoss | None = option(
         None, "model -> its loss, (raw maps, targets) -> LossTerms, instead of the loss of the model's head"
     )
+    dataset: tuple[Dataset, Dataset] | None = option(
+        None, "what to train on and what to evaluate on, such as two SequenceDatasets, instead of data"
+    )
 
 
 @_by_keyword(_TrainArguments, flags=TrainOptions)
@@ -89,7 +96,7 @@ def train(arguments: _TrainArguments) -> TrainResult:
     from yolorep.training.run import train as run
 
     options = TrainOptions(**{entry.name: getattr(arguments, entry.name) for entry in fields(TrainOptions)})
-    return run(options, callbacks=arguments.callbacks, loss=arguments.loss)
+    return run(options, callbacks=arguments.callbacks, loss=arguments.loss, dataset=arguments.dataset)
 
 
 @_by_keyword(ValOptions, flags=ValOptions)

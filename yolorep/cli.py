@@ -7,14 +7,16 @@ import sys
 import types
 import typing
 from collections.abc import Sequence
-from dataclasses import MISSING, fields
+from dataclasses import fields
 from importlib import import_module
 from typing import Any, NoReturn
 
+from yolorep.commands.help_text import default_text, help_text
 from yolorep.commands.yolov5_flags import REPLACED
-from yolorep.errors import UserError, YolorepError, suggest
+from yolorep.errors import UserError, YolorepError, opencv_wanted, suggest
 from yolorep.options import (
     ClassifyOptions,
+    CompareOptions,
     DetectOptions,
     ExportOptions,
     FuseOptions,
@@ -30,12 +32,16 @@ from yolorep.version import __version__
 COMMANDS: dict[str, type[Options]] = {
     "train": TrainOptions,
     "val": ValOptions,
+    "compare": CompareOptions,
     "detect": DetectOptions,
     "classify": ClassifyOptions,
     "export": ExportOptions,
     "fuse": FuseOptions,
     "info": InfoOptions,
 }
+
+
+_IMPORT = "--import"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -78,25 +84,42 @@ def run(argv: Sequence[str]) -> Any:
     if not argv:
         _parser().print_help()
         return None
-    command, options = parse(argv)
-    return import_module(f"yolorep.commands.{command}").run(options)
+    namespace = _read(argv)
+    options = _options(namespace)
+    with opencv_wanted():
+        if namespace.imports:
+            import yolorep.models.detector  # noqa: F401  (first the program's own rows: their names are taken)
+            from yolorep.nn.user_blocks import import_blocks
+
+            for file in namespace.imports:
+                import_blocks(file)
+        return import_module(f"yolorep.commands.{namespace.command}").run(options)
 
 
 def parse(argv: Sequence[str]) -> tuple[str, Options]:
-    """The command that ``argv`` names, and its options.
+    """The command that ``argv`` names, and its options. Nothing is run, the files of ``--import`` neither.
 
     Raises:
         UserError: for an unknown command or flag, or a value that is none.
     """
+    namespace = _read(argv)
+    return namespace.command, _options(namespace)
+
+
+def _options(namespace: argparse.Namespace) -> Options:
+    options = COMMANDS[namespace.command]
+    return options(**{field.name: getattr(namespace, field.name) for field in fields(options)})
+
+
+def _read(argv: Sequence[str]) -> argparse.Namespace:
     if not argv[0].startswith("-") and argv[0] not in COMMANDS:
         raise UserError(
             f"yolorep: unknown command {argv[0]!r}{suggest(argv[0], COMMANDS)}; expected one of {', '.join(COMMANDS)}"
         )
     namespace, unknown = _parser().parse_known_args(argv)
-    options = COMMANDS[namespace.command]
     if unknown:
-        raise UserError(_unknown(namespace.command, unknown[0], _flags(options)))
-    return namespace.command, options(**{field.name: getattr(namespace, field.name) for field in fields(options)})
+        raise UserError(_unknown(namespace.command, unknown[0], COMMANDS[namespace.command]))
+    return namespace
 
 
 def _parser() -> _Parser:
@@ -104,33 +127,37 @@ def _parser() -> _Parser:
     parser.add_argument("--version", action="version", version=f"yolorep {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="command", required=True)
     for name, options in COMMANDS.items():
-        help_text = (options.__doc__ or "").strip().splitlines()[0]
-        command = commands.add_parser(
-            name,
-            help=help_text,
-            description=help_text,
-            allow_abbrev=False,
-            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        )
+        purpose = (options.__doc__ or "").strip().splitlines()[0]
+        command = commands.add_parser(name, help=purpose, description=purpose, allow_abbrev=False)
         types_of = typing.get_type_hints(options)
         for field in fields(options):
             _add_flag(command, field, types_of[field.name])
+        # No option: options are stored with a run, and a file must never say what to run.
+        command.add_argument(
+            _IMPORT,
+            dest="imports",
+            metavar="FILE",
+            nargs="+",
+            action="extend",
+            default=[],
+            help="Python files of your own that register rows; they are run",
+        )
     return parser
 
 
 def _add_flag(command: argparse.ArgumentParser, field: Any, hint: Any) -> None:
     meta = field.metadata
-    default = field.default if field.default is not MISSING else None
-    flags = [flag(field.name), *meta["flags"]]
-    if "_" in field.name:
-        flags.append(f"--{field.name}")
-    kwargs: dict[str, Any] = {"dest": field.name, "default": default, "help": meta["help"].replace("%", "%%")}
+    help_line = (help_text(field) + default_text(field)).replace("%", "%%")
+    kwargs: dict[str, Any] = {"default": field.default, "help": help_line}
     kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     kind = next(kind for kind in kinds if kind is not type(None))
-    if default is None or default == "" or kind is bool:
-        kwargs["help"] += " "  # no "(default: None)" behind it
+    if meta["positional"]:
+        spellings = [field.name]
+    else:
+        spellings = [flag(field.name), *meta["flags"], *([f"--{field.name}"] if "_" in field.name else [])]
+        kwargs["dest"] = field.name
     if kind is bool:
-        command.add_argument(*flags, action="store_true", **kwargs)
+        command.add_argument(*spellings, action="store_true", **kwargs)
         return
     if typing.get_origin(kind) is list:
         kwargs["nargs"] = "+"
@@ -140,18 +167,17 @@ def _add_flag(command: argparse.ArgumentParser, field: Any, hint: Any) -> None:
     if meta["choices"]:
         kwargs["choices"] = meta["choices"]
     kwargs.setdefault("metavar", field.name.rpartition("_")[2].upper() if not meta["choices"] else None)
-    command.add_argument(*flags, type=kind, **kwargs)
+    command.add_argument(*spellings, type=str if isinstance(kind, types.UnionType) else kind, **kwargs)
 
 
-def _flags(options: type[Options]) -> list[str]:
-    return [flag(field.name) for field in fields(options)]
-
-
-def _unknown(command: str, found: str, known: Sequence[str]) -> str:
+def _unknown(command: str, found: str, options: type[Options]) -> str:
     name = found.partition("=")[0]
     replaced = {spelling.replace("_", "-"): advice for spelling, advice in REPLACED.get(command, {}).items()}
     if advice := replaced.get(name.replace("_", "-")):
         return f"{command}: {name} of YOLOv5 is not offered: {advice}"
-    if not found.startswith("-"):
-        return f"{command}: expected flags, found {found!r}; see yolorep {command} --help"
-    return f"{command}: unknown flag {name}{suggest(name, known)}; see yolorep {command} --help"
+    if found.startswith("-"):
+        known = [_IMPORT, *(flag(field.name) for field in fields(options) if not field.metadata["positional"])]
+        return f"{command}: unknown flag {name}{suggest(name, known)}; see yolorep {command} --help"
+    positional = [field.name for field in fields(options) if field.metadata["positional"]]
+    expected = f"all {positional[0]} in a row" if positional else "flags"
+    return f"{command}: expected {expected}, found {found!r}; see yolorep {command} --help"

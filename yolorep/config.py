@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
+import sys
 from collections.abc import Mapping
 from dataclasses import fields
-from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_type_hints
+from pathlib import Path, PurePath
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_type_hints
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
@@ -15,6 +17,7 @@ from yolorep.errors import UserError, suggest
 from yolorep.options import Options
 
 Model = TypeVar("Model", bound=BaseModel)
+Kind = Literal["model", "data", "hyp"]
 
 
 def cache_dir() -> Path:
@@ -30,22 +33,50 @@ def resources_dir() -> Path:
     return package / "resources" if (package / "resources").is_dir() else package.parent
 
 
-def find_config(name: str | Path) -> Path:
-    """Finds a YAML file: in the working directory, then among the packaged ``cfg/`` and ``data/``.
+def find_config(name: str | Path, kind: Kind) -> Path:
+    """Finds a YAML file: in the working directory, then among the packaged ones.
+
+    A packaged file is found by its path (``cfg/yolov5/n.yaml``) or by its name, with its folder's or alone:
+    ``yolov5n``, ``yolov5/n``, ``yolov5n_mobileone``. Which one a name meant is said on stderr. ``.yaml`` may be left
+    out.
+
+    Args:
+        name: what the user typed.
+        kind: what the file is, which packaged files are looked through by.
 
     Raises:
-        UserError: naming every path tried and the closest packaged file.
+        UserError: naming every path tried and the closest packaged file, or the files that share the name.
     """
-    tried = list(dict.fromkeys((Path(name), resources_dir() / name)))
+    resources = resources_dir()
+    spellings = dict.fromkeys((str(name), f"{str(name).removesuffix('.yaml')}.yaml"))
+    tried = list(dict.fromkeys(folder / spelling for folder in (Path(), resources) for spelling in spellings))
     for path in tried:
         if path.is_file():
             return path
-    packaged = [
-        path.relative_to(resources_dir()).as_posix()
-        for folder in ("cfg", "data")
-        for path in (resources_dir() / folder).rglob("*.yaml")
-    ]
+    packaged = _packaged(kind)
+    meant = [path for path in packaged if _is_named(path, str(name))]
+    if len(meant) > 1:
+        raise UserError(f"{name}: {len(meant)} packaged files have this name; write one of {', '.join(meant)}")
+    if meant:
+        print(f"{name}: the packaged {meant[0]}", file=sys.stderr)  # stdout may be JSON
+        return resources / meant[0]
     raise UserError(f"{name}: no such file; tried {' and '.join(map(str, tried))}{suggest(str(name), packaged)}")
+
+
+def _packaged(kind: Kind) -> list[str]:
+    """The packaged files of a kind, relative to the resources; parts of models are none."""
+    resources = resources_dir()
+    folder = resources / {"model": "cfg", "data": "data", "hyp": "cfg/hyp"}[kind]
+    files = (path for path in folder.rglob("*.yaml") if not {"parts", "hyp"} & set(path.relative_to(folder).parts))
+    return sorted(path.relative_to(resources).as_posix() for path in files)
+
+
+def _is_named(path: str, name: str) -> bool:
+    """Whether ``name`` is a file's own, or its folder's and its own: ``RepVGG-A0``, ``repvgg/a0``, ``repvgg_a0``."""
+    parts = PurePath(name).parts
+    family, own = PurePath(path).parent.name, PurePath(path).stem
+    plain = [re.sub(r"[-_./]", "", text).lower() for text in (name.removesuffix(".yaml"), own, family + own)]
+    return plain[0] in plain[1:] and ".." not in parts and not PurePath(name).is_absolute()
 
 
 def load_yaml(path: Path) -> Any:
@@ -116,10 +147,24 @@ NotNegative = Annotated[float, Field(ge=0)]
 Off = Annotated[float, Field(ge=0, le=0)]
 
 
-class Hyp(BaseModel):
-    """Hyperparameters of training, by YOLOv5's names; the defaults are its ``scratch-low`` recipe."""
+class Recipe(BaseModel):
+    """Keys of a recipe, checked. A recipe file holds the keys of several such classes, side by side.
+
+    Attributes:
+        ignored: Keys that YOLOv5's files have and nothing here reads, and why: said where one is set.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    ignored: ClassVar[dict[str, str]] = {}
+
+
+class Hyp(Recipe):
+    """What every training has, by YOLOv5's names; the defaults are its ``scratch-low`` recipe.
+
+    What a kind of head adds stands next to its loss.
+    """
+
+    ignored: ClassVar = {"copy_paste": "it moves polygons; boxes stay as they are, in YOLOv5 too"}
 
     optimizer: Literal["SGD", "Adam", "AdamW"] = "SGD"
     lr0: Positive = 0.01
@@ -130,18 +175,6 @@ class Hyp(BaseModel):
     warmup_share: Share = 1.0  # the warm-up takes at most this share of the run
     warmup_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.8
     warmup_bias_lr: NotNegative = 0.1
-    box: NotNegative = 0.05
-    cls: NotNegative = 0.5
-    cls_pw: Positive = 1.0
-    obj: NotNegative = 1.0
-    obj_pw: Positive = 1.0
-    scale_gains: bool = True  # YOLOv5: cls in proportion to the number of classes, obj to the square of the image size
-    iou_t: Share = 0.2  # read by no YOLOv5 loss either; kept because its files have it
-    anchor_t: Annotated[float, Field(gt=1)] = 4.0
-    free_box: NotNegative = 7.5  # gains of the anchor-free head's loss, which hold for any image size and class count
-    free_cls: NotNegative = 0.5
-    free_dfl: NotNegative = 1.5
-    fl_gamma: Off = 0.0
     nbs: Annotated[int, Field(ge=1)] = 64  # nominal batch size: smaller batches accumulate gradients up to it
     bn_momentum: Annotated[float, Field(gt=0, le=1)] | None = None  # of running statistics; None: what each block says
     ema_window: Share = 0.0  # share of the run's optimizer steps that the average spans; 0: YOLOv5's fixed constants
@@ -158,14 +191,4 @@ class Hyp(BaseModel):
     fliplr: Share = 0.5
     mosaic: Share = 1.0
     mixup: Share = 0.0
-    copy_paste: Off = 0.0
-
-
-def load_hyp(name: str | Path) -> Hyp:
-    """Reads a hyperparameter YAML.
-
-    Raises:
-        UserError: listing every unknown key and impossible value.
-    """
-    path = find_config(name)
-    return validate(Hyp, load_yaml(path), source=path)
+    copy_paste: Share = 0.0

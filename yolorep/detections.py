@@ -324,7 +324,8 @@ def class_indices(classes: int | str | Iterable[int | str], names: Sequence[str]
     """Looks classes up.
 
     Args:
-        classes: names, indices or both mixed; one alone may stand without a list.
+        classes: names, indices or both mixed; one alone may stand without a list. Digits are an index, also as text and
+            also where a class is called that.
         names: class names by index, or None where they are not known and only indices will do.
 
     Returns:
@@ -335,8 +336,8 @@ def class_indices(classes: int | str | Iterable[int | str], names: Sequence[str]
     """
     found: list[int] = []
     for item in [classes] if isinstance(classes, int | str | np.integer) else classes:
-        if not isinstance(item, str):
-            index = operator.index(item)
+        if not isinstance(item, str) or item.isdecimal():
+            index = int(item) if isinstance(item, str) else operator.index(item)
             if names is not None and not 0 <= index < len(names):
                 raise UserError(f"classes: expected indices from 0 to {len(names) - 1}, got {index}")
             found.append(index)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
 
 from yolorep.errors import UserError
@@ -22,7 +24,7 @@ def select_device(name: str) -> torch.device:
     if name == "":
         return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
     if "," in name:
-        raise UserError(f"--device {name}: training on several GPUs is not offered yet; name one")
+        raise UserError(f"--device {name}: expected one device, found several, which nothing runs on yet; name one")
     try:
         device = torch.device(f"cuda:{name}" if name.isdigit() else name)
     except RuntimeError:
@@ -35,6 +37,16 @@ def select_device(name: str) -> torch.device:
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise UserError(f"--device {name}: there is no MPS device here; use --device cpu")
     return device
+
+
+def refuse_launcher() -> None:
+    """Make sure that no launcher such as torchrun has started several processes, each to train a copy.
+
+    Raises:
+        UserError: if it has.
+    """
+    if (count := os.environ.get("WORLD_SIZE", "1")) not in ("", "1"):
+        raise UserError(f"WORLD_SIZE {count}: expected one process, which is all that trains yet; leave torchrun out")
 
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class YolorepError(Exception):
@@ -15,6 +16,10 @@ class UserError(YolorepError):
 
     The message says what was expected, what was found, where, and what to do.
     """
+
+
+class OpenCVMissing(UserError, ImportError):
+    """OpenCV is not installed, or cannot be loaded on this machine."""
 
 
 class FuseError(YolorepError):
@@ -30,3 +35,26 @@ def suggest(name: str, choices: Iterable[str]) -> str:
     by_lower = {choice.lower(): choice for choice in choices}
     close = difflib.get_close_matches(str(name).lower(), by_lower, n=1)
     return f" (did you mean '{by_lower[close[0]]}'?)" if close else ""
+
+
+def first_line(error: Exception) -> str:
+    """What a library's error says, without the lines it adds below."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+@contextmanager
+def opencv_wanted() -> Iterator[None]:
+    """Around what imports OpenCV: says what to install if that fails.
+
+    Raises:
+        OpenCVMissing: in place of Python's own error.
+    """
+    try:
+        yield
+    except ImportError as error:
+        if error.name != "cv2":
+            raise
+        raise OpenCVMissing(
+            f"OpenCV cannot be imported ({error}): pip install opencv-python, "
+            "or opencv-python-headless on a machine without a screen"
+        ) from error

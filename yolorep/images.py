@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -57,10 +59,28 @@ def read_image(path: str | os.PathLike[str], *, shrink: int = 1) -> NDArray[np.u
     Raises:
         ImageError: if the file is missing, empty, truncated or no image.
     """
-    data = _read_bytes(path)
+    return decode_image(_read_bytes(path), shrink=shrink)
+
+
+def decode_image(data: bytes, *, shrink: int = 1) -> NDArray[np.uint8]:
+    """Decodes the bytes of an image file, as :func:`read_image` does.
+
+    Raises:
+        ImageError: if they are truncated or no image.
+    """
     image = None if _needs_pillow(data) else _decode_cv2(data, shrink)
     # OpenCV refuses some files that are whole, such as float TIFF or a PNG without its last chunk.
     return _decode_pillow(data) if image is None else image
+
+
+def from_pillow(image: Image.Image) -> NDArray[np.uint8]:
+    """Returns the pixels of a Pillow image of any mode as (height, width, 3) uint8 BGR, as :func:`read_image` does.
+
+    Raises:
+        ImageError: if it is a file that was opened and cannot be loaded.
+    """
+    with _pillow_errors():
+        return _pixels_of(image)
 
 
 def probe_image(path: str | os.PathLike[str]) -> tuple[int, int]:
@@ -111,10 +131,15 @@ class Picture(np.ndarray[Any, np.dtype[np.uint8]]):
     """A (height, width, 3) BGR array that a notebook shows as the image it is."""
 
     def _repr_png_(self) -> bytes | None:
-        if self.ndim != 3 or self.dtype != np.uint8 or not self.size:
-            return None  # a slice or a sum of one
-        done, data = cv2.imencode(".png", self)
-        return data.tobytes() if done else None
+        return as_png(self)
+
+
+def as_png(image: NDArray[Any]) -> bytes | None:
+    """A (height, width, 3) uint8 BGR image as a PNG file; None for any other array."""
+    if image.ndim != 3 or image.dtype != np.uint8 or not image.size:
+        return None
+    done, data = cv2.imencode(".png", image)
+    return data.tobytes() if done else None
 
 
 def write_image(path: Path, image: NDArray[np.uint8]) -> None:
@@ -166,21 +191,31 @@ def _decode_cv2(data: bytes, shrink: int = 1) -> NDArray[np.uint8] | None:
 
 
 def _decode_pillow(data: bytes) -> NDArray[np.uint8]:
+    with _pillow_errors(), Image.open(io.BytesIO(data)) as opened:
+        return _pixels_of(opened)
+
+
+def _pixels_of(image: Image.Image) -> NDArray[np.uint8]:
+    image.load()  # which turns a TIFF upright
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode.startswith("I") or upright.mode == "F":
+        pixels = np.asarray(upright)
+        if upright.mode != "F" and (upright.mode.startswith("I;16") or pixels.max(initial=0) > 255):
+            pixels = pixels >> 8
+        gray = np.clip(pixels, 0, 255).astype(np.uint8)
+        return np.repeat(gray[..., None], 3, axis=2)
+    return np.ascontiguousarray(np.asarray(upright.convert("RGB"), np.uint8)[..., ::-1])
+
+
+@contextmanager
+def _pillow_errors() -> Iterator[None]:
+    """Turns what Pillow raises for files that are no image, or not a whole one, into ImageError."""
     try:
-        with Image.open(io.BytesIO(data)) as opened:
-            opened.load()
-            image = ImageOps.exif_transpose(opened)
+        yield
     except (UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise ImageError("not an image") from error
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         raise ImageError(_reason(error)) from error
-    if image.mode.startswith("I") or image.mode == "F":
-        pixels = np.asarray(image)
-        if image.mode != "F" and (image.mode.startswith("I;16") or pixels.max(initial=0) > 255):
-            pixels = pixels >> 8
-        gray = np.clip(pixels, 0, 255).astype(np.uint8)
-        return np.repeat(gray[..., None], 3, axis=2)
-    return np.ascontiguousarray(np.asarray(image.convert("RGB"), np.uint8)[..., ::-1])
 
 
 def _reason(error: Exception) -> str:

@@ -12,11 +12,17 @@ from typing import Any
 
 from yolorep.errors import UserError
 
+#: ``--batch-size`` that stands for one to be found.
+FIND_BATCH_SIZE = -1
+#: ``--epochs`` of a new run unless told otherwise.
+EPOCHS = 100
+
 
 def option(
     default: Any,
     help: str,
     *flags: str,
+    positional: bool = False,
     choices: tuple[str, ...] = (),
     const: Any = None,
     low: float | None = None,
@@ -26,13 +32,22 @@ def option(
 
     Args:
         default: the flag's default value.
-        help: one line for ``--help``.
+        help: one line for ``--help``; ``{formats}`` in it stands for the deployment formats there are.
         flags: further spellings of the flag.
+        positional: values that stand on the command line by themselves, without the flag: at least one.
         choices: the values allowed.
         const: value of a flag given without one; without, the flag needs its value.
         low, high: the least and the largest number allowed.
     """
-    metadata = {"help": help, "flags": flags, "choices": choices, "const": const, "low": low, "high": high}
+    metadata = {
+        "help": help,
+        "flags": flags,
+        "positional": positional,
+        "choices": choices,
+        "const": const,
+        "low": low,
+        "high": high,
+    }
     return field(default=default, metadata=metadata)
 
 
@@ -66,7 +81,9 @@ class TrainOptions(Options):
     """Train a detector."""
 
     weights: str | None = option(None, "start from these weights: ours or a YOLOv5 .pt")
-    cfg: str | None = option(None, "model YAML (default: that of --weights, or else cfg/yolorep/n.yaml)")
+    cfg: str | None = option(
+        None, "model YAML, or a packaged one's name: yolov5n (default: that of --weights, or else cfg/yolorep/n.yaml)"
+    )
     backbone_weights: str | None = option(
         None, "with --cfg: ImageNet weights of its backbone, as timm, Apple or RepVGG's authors publish them"
     )
@@ -76,11 +93,11 @@ class TrainOptions(Options):
     data: str = option("data/shapes.yaml", "dataset YAML")
     download: bool = option(False, "fetch the data set from where its YAML says, if it is missing")
     hyp: str | None = option(None, "hyperparameter YAML (default: the recipe of the model's head)")
-    epochs: int = option(100, "passes over the training set", low=1)
-    batch_size: int = option(16, "images a step", low=1)
+    epochs: int | None = option(None, "passes over the training set (default: 100); with --resume, more of them", low=1)
+    batch_size: int = option(16, "images a step; -1 for as many as a GPU holds, or as pay off on a CPU")
     imgsz: int = option(640, "long side of the training and evaluation images in pixels", "--img", "--img-size", low=1)
     rect: bool = option(False, "rectangular batches of similar aspect ratio, without mosaic")
-    resume: str | None = option(None, "go on with an interrupted run: its last.pt, or the newest run's", const="")
+    resume: str | None = option(None, "go on with a run: its last.pt, or the newest run's", const="")
     nosave: bool = option(False, "keep only best.pt until the last epoch")
     noval: bool = option(False, "evaluate only after the last epoch")
     noautoanchor: bool = option(False, "keep the model's anchors, whatever the data")
@@ -99,6 +116,10 @@ class TrainOptions(Options):
     patience: int = option(100, "stop after this many epochs without a better AP", low=0)
     freeze: list[int] | None = option(None, "freeze the first N layers, or the layers listed")
     save_period: int = option(-1, "also keep a checkpoint every N epochs")
+    log: list[str] | None = option(
+        None,
+        "where numbers go: tensorboard, mlflow, wandb, csv; results.csv always (default: tensorboard if installed)",
+    )
     seed: int = option(0, "seed of everything random", low=0)
     precision: str = option(
         "auto",
@@ -106,14 +127,18 @@ class TrainOptions(Options):
         choices=("auto", "fp32", "bf16", "fp16"),
     )
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.batch_size < 1 and self.batch_size != FIND_BATCH_SIZE:
+            raise UserError(f"--batch-size: expected a number of at least 1, or -1, found {self.batch_size}")
+
 
 @dataclass(frozen=True, kw_only=True)
-class ValOptions(Options):
-    """Evaluate weights: COCO AP by pycocotools."""
+class EvaluationOptions(Options):
+    """How weights are evaluated."""
 
     data: str | None = option(None, "dataset YAML (default: the one the weights were trained on)")
     download: bool = option(False, "fetch the data set from where its YAML says, if it is missing")
-    weights: str = option("", "checkpoint (.pt) or exported file (.onnx, .torchscript)")
     batch_size: int = option(16, "images a batch; the AP does not depend on it", low=1)
     imgsz: int | None = option(
         None,
@@ -131,24 +156,44 @@ class ValOptions(Options):
     workers: int = option(2, "data loading processes", low=0)
     single_cls: bool = option(False, "treat all classes as one")
     augment: bool = option(False, "test-time augmentation: three scales, one of them flipped")
+    half: bool = option(False, "float16 inference (CUDA)")
+    no_fuse: bool = option(False, "evaluate the training form instead of the fused one")
+    no_rect: bool = option(False, "square letterbox, as a static export sees it")
+    name: str = option("exp", "folder of this run")
+    exist_ok: bool = option(False, "write into an existing run folder")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValOptions(EvaluationOptions):
+    """Evaluate weights: COCO AP by pycocotools."""
+
+    weights: str = option("", "checkpoint (.pt) or exported file ({formats})")
     verbose: bool = option(False, "print every class, however many there are")
     save_txt: bool = option(False, "write labels/*.txt in YOLO form")
     save_conf: bool = option(False, "with --save-txt: add the confidence")
     save_json: bool = option(False, "write predictions.json in COCO form, with the data set's own ids")
-    half: bool = option(False, "float16 inference (CUDA)")
-    no_fuse: bool = option(False, "evaluate the training form instead of the fused one")
-    no_rect: bool = option(False, "square letterbox, as a static export sees it")
     project: str = option("runs/val", "folder for runs")
-    name: str = option("exp", "folder of this run")
-    exist_ok: bool = option(False, "write into an existing run folder")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareOptions(EvaluationOptions):
+    """Compare weights on the same images: AP side by side, and whether the difference is noise."""
+
+    weights: list[str] = option(
+        (), "two files or more, checkpoints (.pt) or exported ({formats}); the first is the baseline", positional=True
+    )
+    resamples: int = option(1000, "random draws of the images, which the intervals come from", low=100)
+    seed: int = option(0, "seed of the draws", low=0)
+    json: bool = option(False, "print JSON instead of tables")
+    project: str = option("runs/compare", "folder for runs")
 
 
 @dataclass(frozen=True, kw_only=True)
 class DetectOptions(Options):
     """Detect objects in images, videos and streams."""
 
-    weights: str = option("", "checkpoint (.pt) or exported file (.onnx, .torchscript)")
-    source: str = option("", "image, folder, glob, list file, video, camera index or URL")
+    weights: str = option("", "checkpoint (.pt) or exported file ({formats})")
+    source: str = option("", "image, folder, glob, list file, video, camera index, URL, - (what is piped in) or screen")
     data: str | None = option(None, "dataset YAML with class names for weights that carry none")
     imgsz: int | None = option(
         None,
@@ -169,7 +214,7 @@ class DetectOptions(Options):
     save_conf: bool = option(False, "with --save-txt: add the confidence")
     save_crop: bool = option(False, "write each object's crop to crops/<class>/")
     nosave: bool = option(False, "write no annotated images and videos")
-    classes: list[int] | None = option(None, "keep these class indices only")
+    classes: list[int | str] | None = option(None, "keep these classes only, by name or index; a number is an index")
     agnostic_nms: bool = option(False, "boxes of different classes suppress each other too")
     augment: bool = option(False, "test-time augmentation: three scales, one of them flipped")
     project: str = option("runs/detect", "folder for runs")
@@ -184,10 +229,10 @@ class DetectOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions(Options):
-    """Write the fused model with its decoding to ONNX or TorchScript, and check the file."""
+    """Write the fused model with its decoding in other formats, and check the files."""
 
     weights: str = option("", "checkpoint (.pt)")
-    include: list[str] = option(("onnx",), "formats: onnx, torchscript")
+    include: list[str] = option(("onnx",), "formats: {formats}")
     imgsz: int | None = option(
         None,
         "image size in pixels (default: what the weights were trained at, or 640)",
@@ -234,7 +279,7 @@ class ClassifyOptions(Options):
     """Name what images show: the five likeliest classes of a classifier."""
 
     weights: str = option("", "checkpoint of a classifier, or a published file of one of the backbones")
-    source: str = option("", "image, folder, glob, list file, video, camera index or URL")
+    source: str = option("", "image, folder, glob, list file, video, camera index, URL, - (what is piped in) or screen")
     imgsz: int | None = option(
         None, "side of the square input in pixels (default: 224, FastViT 256)", "--img", "--img-size", low=1
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import cv2
@@ -13,9 +14,12 @@ import timm.data
 import torch
 from PIL import Image
 
+from tests.media.pipes import pipe_in
+from yolorep import Predictor
 from yolorep.cli import main
 from yolorep.commands.classify import DEFAULT, FASTVIT, Preprocessing, preprocessing
 from yolorep.commands.classify import run as classify
+from yolorep.errors import UserError
 from yolorep.models.detector import build_network
 from yolorep.nn.reparam import fuse
 from yolorep.options import ClassifyOptions
@@ -64,6 +68,16 @@ def test_probabilities_are_the_unfused_networks(
     assert main(["classify", "--weights", str(weights), "--source", str(images), "--imgsz", "32"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2 and lines[0].startswith(f"{images / 'a.png'}: {NAMES[order[0]]} ")
+
+
+def test_an_image_is_piped_in(
+    weights: Path, images: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    classify(ClassifyOptions(weights=str(weights), source=str(images / "a.png"), imgsz=32))
+    expected = capsys.readouterr().out.removeprefix(str(images / "a.png"))
+    pipe_in(monkeypatch, (images / "a.png").read_bytes())
+    assert classify(ClassifyOptions(weights=str(weights), source="-", imgsz=32)) == 1
+    assert capsys.readouterr().out == f"stdin{expected}"
 
 
 def test_json_and_unreadable_images(weights: Path, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -125,7 +139,10 @@ def test_refusals(weights: Path, images: Path, tmp_path: Path, capsys: pytest.Ca
     for arguments, message in (
         (["--source", str(images)], "--weights: missing"),
         (["--weights", str(weights)], "--source is missing"),
-        (["--weights", str(tmp_path / "detector.pt"), "--source", str(images)], "found a detector"),
+        (
+            ["--weights", str(tmp_path / "detector.pt"), "--source", str(images)],
+            "detector.pt: expected a classifier, found a detector; it runs with 'yolorep detect'",
+        ),
         (["--weights", str(tmp_path / "no.pt"), "--source", str(images)], "no such file"),
         (["--weights", str(weights), "--source", str(images / "empty")], "not one image could be read"),
     ):
@@ -133,7 +150,29 @@ def test_refusals(weights: Path, images: Path, tmp_path: Path, capsys: pytest.Ca
         error = capsys.readouterr().err.strip()
         *skipped, last = error.splitlines()
         assert message in last and all(line.startswith("skipped ") for line in skipped)
-    for command in ("detect", "export"):
-        more = ["--source", str(images)] if command == "detect" else []
-        assert main([command, "--weights", str(weights), *more]) == 2
-        assert "found a classifier" in capsys.readouterr().err
+
+
+def test_a_detector_of_yolov5_and_an_exported_one(
+    images: Path, shared: Path, white_box: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    yolov5 = str(shared / "weights" / "yolov5n.pt")
+    for weights, message in (
+        (yolov5, "expected a classifier, found a detector; it runs with 'yolorep detect'"),
+        (white_box, "expected a classifier, found an exported detector; it runs with 'yolorep detect'"),
+    ):
+        assert main(["classify", "--weights", weights, "--source", str(images)]) == 2
+        assert capsys.readouterr().err == f"error: {weights}: {message}\n"
+
+
+@pytest.mark.parametrize("command", ["detect", "val", "export", "Predictor"])
+def test_a_classifier_is_told_where_it_runs(
+    weights: Path, images: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    message = f"{weights}: expected a detector, found a classifier; it runs with 'yolorep classify'"
+    if command == "Predictor":
+        with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
+            Predictor(weights)
+        return
+    more = {"detect": ["--source", str(images)], "val": ["--data", "data/shapes.yaml"], "export": []}[command]
+    assert main([command, "--weights", str(weights), *more]) == 2
+    assert capsys.readouterr().err == f"error: {message}\n"

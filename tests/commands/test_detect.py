@@ -4,32 +4,34 @@ import csv
 import json
 import os
 import re
+import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
-from tests.inference.white_box import WhiteBoxBackend
-from tests.media.files import make_image, probe_video, write_image, write_video
-from yolorep.commands import detect as module
+from tests.media.files import make_image, probe_video, write_frames, write_image, write_video
+from tests.media.pipes import open_pipe, pipe_in, until
+from yolorep.cli import main
 from yolorep.commands.detect import run as detect
 from yolorep.errors import UserError
-from yolorep.inference import predictor
 from yolorep.options import DetectOptions
 
 Run = Callable[..., Path | None]
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Runs detect with the fake backend on a source below ``tmp_path/in``; results go to ``tmp_path/out``."""
-    monkeypatch.setattr(predictor, "load_backend", lambda weights, **options: WhiteBoxBackend())
+def run(tmp_path: Path, white_box: str) -> Run:
+    """Finds white boxes in a source below ``tmp_path/in``; results go to ``tmp_path/out``."""
     (tmp_path / "in").mkdir()
 
     def run(source: str = "", **options: object) -> Path | None:
         options = {"project": str(tmp_path / "out"), "imgsz": 128, "agnostic_nms": True, **options}
-        return detect(DetectOptions(weights="w.pt", source=str(tmp_path / "in" / source), **options))  # type: ignore[arg-type]
+        source = source if source == "-" else str(tmp_path / "in" / source)
+        return detect(DetectOptions(weights=white_box, source=source, device="cpu", **options))  # type: ignore[arg-type]
 
     return run
 
@@ -59,7 +61,7 @@ def test_video(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert folder
     assert probe_video(folder / "clip.mp4") == (20, pytest.approx(10), (128, 96))
     assert len(files(folder / "labels")) == 20 and "clip_20.txt" in files(folder / "labels")
-    assert re.search(r"clip\.mp4: 20 frames, 20 squares, \d+\.\d ms/frame\n", capsys.readouterr().out)
+    assert re.search(r"clip\.mp4: 20 frames, square in 20, \d+\.\d ms/frame\n", capsys.readouterr().out)
 
 
 def test_video_stride_keeps_the_speed(run: Run, tmp_path: Path) -> None:
@@ -126,26 +128,56 @@ def test_nothing_readable(run: Run, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+def test_a_video_with_the_same_objects_in_many_frames(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    frames = [make_image(), make_image(), np.zeros((96, 128, 3), np.uint8)] * 2
+    write_frames(tmp_path / "in" / "clip.avi", frames)
+    run("clip.avi", nosave=True, agnostic_nms=False)
+    assert re.search(r"clip\.avi: 6 frames, rectangle in 4, square in 4, \d+\.\d ms/frame\n", capsys.readouterr().out)
+    write_frames(tmp_path / "in" / "clip.avi", frames[2:3])
+    run("clip.avi", nosave=True)
+    assert re.search(r"clip\.avi: 1 frame, nothing found, \d+\.\d ms/frame\n", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif", ".webp"])
+def test_an_image_is_piped_in(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], suffix: str
+) -> None:
+    pipe_in(monkeypatch, write_image(tmp_path / f"a{suffix}").read_bytes())
+    folder = run("-")
+    assert folder and files(folder) == ["stdin.jpg"]
+    assert capsys.readouterr().out.startswith("stdin: 1 square, ")
+
+
+def test_a_video_is_piped_in(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe_in(monkeypatch, write_video(tmp_path / "clip.mp4", 6, fps=10).read_bytes())
+    folder = run("-", save_txt=True)
+    assert folder and len(files(folder / "labels")) == 6
+    assert probe_video(folder / "stdin.mp4") == (6, pytest.approx(10), (128, 96))
+
+
 def test_interrupted_video_can_be_played(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_video(tmp_path / "in" / "clip.mp4", 20)
-    shown = []
+    table = tmp_path / "out" / "exp" / "predictions.csv"
+    with open_pipe(monkeypatch) as pipe:
 
-    def interrupt(image: np.ndarray, *args: object, **options: object) -> np.ndarray:
-        shown.append(image)
-        if len(shown) == 8:
-            raise KeyboardInterrupt
-        return image
+        def send_and_interrupt() -> None:
+            for _ in range(8):
+                pipe.write(cv2.imencode(".jpg", make_image())[1].tobytes())
+            pipe.flush()
+            until(lambda: table.exists() and len(table.read_text().splitlines()) == 9)  # a row each, written at once
+            os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(module, "draw", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        run("clip.mp4", save_json=True)
-    assert files(tmp_path / "out") == ["exp/clip.mp4", "exp/predictions.json"]
-    assert probe_video(tmp_path / "out" / "exp" / "clip.mp4")[0] == 7
-    assert len(json.loads((tmp_path / "out" / "exp" / "predictions.json").read_text())) == 7
+        threading.Thread(target=send_and_interrupt, daemon=True).start()
+        with pytest.raises(KeyboardInterrupt):
+            run("-", save_json=True, save_csv=True)
+    assert files(tmp_path / "out") == ["exp/predictions.csv", "exp/predictions.json", "exp/stdin.mp4"]
+    assert probe_video(tmp_path / "out" / "exp" / "stdin.mp4")[0] == 8
+    assert len(json.loads((tmp_path / "out" / "exp" / "predictions.json").read_text())) == 8
     line, last = capsys.readouterr().out.splitlines()
-    assert "clip.mp4: 8 frames" in line and last == f"results: {tmp_path / 'out' / 'exp'}"
+    assert line.startswith("stdin: 8 frames, square in 8, ") and last == f"results: {tmp_path / 'out' / 'exp'}"
 
 
 @pytest.mark.parametrize(
@@ -154,12 +186,15 @@ def test_interrupted_video_can_be_played(
         ({"source": ""}, "--source is missing: expected an image, folder"),
         ({"source": "gone.jpg"}, "source 'gone.jpg' was not found"),
         ({"classes": [2]}, r"classes: expected indices from 0 to 1, got 2"),
+        ({"classes": ["squar"]}, r"classes: there is no 'squar' \(did you mean 'square'\?\)"),
     ],
 )
-def test_wrong_options(run: Run, tmp_path: Path, options: dict[str, object], message: str) -> None:
+def test_wrong_options(white_box: str, tmp_path: Path, options: dict[str, object], message: str) -> None:
     path = write_image(tmp_path / "in" / "a.jpg")
     with pytest.raises(UserError, match=message):
-        detect(DetectOptions(**{"weights": "w.pt", "source": str(path), "project": str(tmp_path / "out"), **options}))  # type: ignore[arg-type]
+        detect(
+            DetectOptions(**{"weights": white_box, "source": str(path), "project": str(tmp_path / "out"), **options})
+        )  # type: ignore[arg-type]
     assert not (tmp_path / "out").exists()
 
 
@@ -176,30 +211,54 @@ def test_names_from_data(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture
     run(data=str(data))
     assert "a.jpg: 1 bus, " in capsys.readouterr().out
     data.write_text("train: images\nval: images\nnames: [box]\n")
-    with pytest.raises(UserError, match=r"data\.yaml: expected names of the 2 classes of w\.pt, found 1"):
+    with pytest.raises(UserError, match=r"data\.yaml: expected names of the 2 classes of .*torchscript, found 1"):
         run(data=str(data))
 
 
-class FakeView(module.ViewSink):
-    def __init__(self) -> None:
-        self.quit = False
-        self.shown = 0
+@pytest.mark.parametrize(
+    ("classes", "found"),
+    [
+        (["square"], "1 square"),
+        (["rectangle"], "1 rectangle"),
+        (["0"], "1 rectangle"),
+        (["0", "square"], "1 rectangle, 1 square"),
+        (["square", "square"], "1 square"),
+    ],
+)
+def test_classes_by_name_or_index(
+    white_box: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], classes: list[str], found: str
+) -> None:
+    image = write_image(tmp_path / "a.png")
+    flags = ["--weights", white_box, "--source", str(image), "--nosave", "--classes", *classes]
+    assert main(["detect", *flags]) == 0
+    assert f"a.png: {found}, " in capsys.readouterr().out
 
-    def write(self, *args: object) -> None:
-        self.shown += 1
-        self.quit = self.shown == 3
 
-    def close(self) -> None:
-        pass
+def test_classes_by_the_names_of_the_data(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_image(tmp_path / "in" / "a.jpg")
+    data = tmp_path / "data.yaml"
+    data.write_text("train: images\nval: images\nnames: ['1', bus]\n")
+    run(data=str(data), classes=["bus"])
+    assert "a.jpg: 1 bus, " in capsys.readouterr().out
+    run(data=str(data), classes=[1])  # an index, though a class is called 1
+    assert "a.jpg: 1 bus, " in capsys.readouterr().out
+    with pytest.raises(UserError, match="classes: there is no 'square'"):
+        run(data=str(data), classes=["square"])
 
 
 def test_view_quits(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "probe").mkdir()  # another process tries whether a window can be opened
+    (tmp_path / "probe" / "cv2.py").write_text("def namedWindow(name): pass\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "probe"))
+    monkeypatch.setenv("DISPLAY", ":0")
+    shown: list[np.ndarray] = []
+    monkeypatch.setattr("cv2.imshow", lambda title, image: shown.append(image))
+    monkeypatch.setattr("cv2.waitKey", lambda delay: ord("q") if len(shown) == 3 else -1)
+    monkeypatch.setattr("cv2.destroyAllWindows", lambda: None)
     write_video(tmp_path / "in" / "a.mp4", 10)
     write_video(tmp_path / "in" / "b.mp4", 10)
-    view = FakeView()
-    monkeypatch.setattr(module, "ViewSink", lambda: view)
     folder = run(view_img=True)
-    assert view.shown == 3
+    assert len(shown) == 3
     assert folder and files(folder) == ["a.mp4"] and probe_video(folder / "a.mp4")[0] == 3
 
 

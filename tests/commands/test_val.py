@@ -6,50 +6,34 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from tests.commands.conftest import SIZES
 from tests.inference.white_box import WhiteBoxBackend
 from yolorep.cli import main
-from yolorep.commands import val as module
-from yolorep.commands.val import run as val
+from yolorep.commands.candidate import Candidate
+from yolorep.commands.val import validate
 from yolorep.data.catalog import load_data_config
 from yolorep.data.dataset import DetectionDataset
 from yolorep.data.scan import load_annotations
 from yolorep.errors import UserError
-from yolorep.evaluation.evaluator import evaluate
+from yolorep.evaluation.evaluator import Evaluation, evaluate
 from yolorep.formats.base import Backend
 from yolorep.inference.predictor import Predictor
 from yolorep.ops.decode import Decoded
 from yolorep.options import ValOptions
 
-SIZES = [(240, 320), (320, 240), (300, 300), (90, 320), (480, 640), (200, 133), (33, 47)]
-
 
 @pytest.fixture
-def data(tmp_path: Path) -> Path:
-    """Pictures of many shapes, each with one white rectangle, labelled exactly."""
-    for kind in ("images", "labels"):
-        (tmp_path / "data" / kind / "val").mkdir(parents=True)
-    for number, (height, width) in enumerate(SIZES):
-        image = np.full((height, width, 3), 20, np.uint8)
-        x1, y1, x2, y2 = width // 4, height // 3, width * 3 // 4, height * 2 // 3
-        image[y1:y2, x1:x2] = 255
-        cv2.imwrite(str(tmp_path / "data/images/val" / f"{number}.png"), image)
-        row = [(x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height]
-        (tmp_path / "data/labels/val" / f"{number}.txt").write_text(" ".join(map(str, [1, *row])))
-    path = tmp_path / "data" / "data.yaml"
-    path.write_text("path: .\ntrain: images/val\nval: images/val\nnames: [rectangle, square]\n")
-    return path
-
-
-@pytest.fixture
-def options(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ValOptions:
-    monkeypatch.setattr(module, "load_backend", lambda *_, **__: WhiteBoxBackend())
+def options(data: Path, tmp_path: Path) -> ValOptions:
     return ValOptions(weights="w.pt", data=str(data), imgsz=320, project=str(tmp_path / "runs"), workers=0)
+
+
+def val(options: ValOptions, backend: Backend | None = None) -> Evaluation:
+    return validate(Candidate.of(backend or WhiteBoxBackend(), options.weights, options), options)
 
 
 @pytest.mark.parametrize("rect", [True, False])
@@ -123,12 +107,9 @@ def test_one_class(options: ValOptions) -> None:
     assert metrics["AP50"] > 0.99
 
 
-def test_a_file_for_one_size_is_evaluated_at_it(
-    options: ValOptions, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_file_for_one_size_is_evaluated_at_it(options: ValOptions, capsys: pytest.CaptureFixture[str]) -> None:
     backend = WhiteBoxBackend(image_size=(160, 160), batch_size=2)
-    monkeypatch.setattr(module, "load_backend", lambda *_, **__: backend)
-    val(options)
+    val(options, backend)
     assert {shape[2:] for shape in backend.seen} == {(160, 160)}
     assert "exported for 160x160" in capsys.readouterr().out
 
@@ -143,9 +124,7 @@ def test_a_file_for_one_size_is_evaluated_at_it(
         ({"project": "/proc/nothing"}, "--project"),
     ],
 )
-def test_wrong_input(
-    options: ValOptions, change: dict[str, object], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_wrong_input(options: ValOptions, change: dict[str, object], message: str, tmp_path: Path) -> None:
     if change.get("data", "") is None:
         weights = tmp_path / "w.pt"
         from tests.models.test_parser import tiny

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.data.toy import load, write_coco, write_yaml, write_yolo
-from yolorep.data.catalog import CocoSource, load_data_config
+from yolorep.data.catalog import load_data_config
 from yolorep.errors import UserError
 
 HEAD = "train: images/train\n"
@@ -111,8 +111,7 @@ def test_entries_may_be_folders_lists_and_both(tmp_path: Path) -> None:
     (tmp_path / "absolute.txt").write_text(f"{images}/train/000.png\n")
 
     def numbers(entry: str) -> list[str]:
-        found = load_data_config(write_yaml(tmp_path, f"val: {entry}\nnc: 3\n")).resolve("val")
-        assert isinstance(found, list)
+        found = load_data_config(write_yaml(tmp_path, f"val: {entry}\nnc: 3\n")).images("val")
         return [str(Path(path).relative_to(images)) for path in found]
 
     assert numbers("images/list.txt") == ["train/001.png", "train/002.png", "train/003.png"]
@@ -157,7 +156,7 @@ def test_nothing_to_read(text: str, parts: list[str], tmp_path: Path) -> None:
 def test_coco_entry(tmp_path: Path) -> None:
     config = load_data_config(write_coco(tmp_path))
     assert config.names == ("car", "cup", "zebra")
-    assert config.resolve("val") == CocoSource(tmp_path / "images", tmp_path / "instances.json")
+    assert config.images("val") == [str(tmp_path / "images" / f"{number}.png") for number in range(3)]
 
 
 def test_a_download_script_is_never_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -180,4 +179,4 @@ def test_a_missing_shipped_data_set_says_where_it_was_looked_for(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="images/train2017 does not exist; tried .*datasets.*datasets"):
-        load_data_config("data/coco128.yaml").resolve("val")
+        load_data_config("data/coco128.yaml").images("val")

@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.data.toy import SIZES, load, smooth_image, write_yolo
-from yolorep.data import dataset as dataset_module
+from tests.data.toy import SIZES, load, small_disk, smooth_image, write_yolo
 from yolorep.data.dataset import DetectionDataset, resized_shape
 from yolorep.errors import UserError
 from yolorep.images import read_image
@@ -95,25 +94,18 @@ def test_disk_cache_follows_the_file(tmp_path: Path, cache: Path) -> None:
     assert np.abs(changed.astype(int) - first).mean() > 5
 
 
-def test_full_disk(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk(tmp_path: Path, cache: Path) -> None:
     annotations = load(write_yolo(tmp_path))
-
-    def full(file: Path, array: np.ndarray, **_: object) -> None:
-        file.write_bytes(b"half")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(dataset_module.np, "save", full)
-    with pytest.raises(UserError, match=r"cannot be cached on disk \(No space left"):
+    with small_disk(1024), pytest.raises(UserError, match=r"cannot be cached on disk \(File too large\)"):
         DetectionDataset(annotations, image_size=64, cache="disk")
     assert not [path for path in (cache / "images").rglob("*") if path.is_file()]
 
 
-def test_too_little_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_too_little_memory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     annotations = load(write_yolo(tmp_path))
-    monkeypatch.setattr(dataset_module, "_free_memory", lambda: 1000)
-    dataset = DetectionDataset(annotations, image_size=64, cache="ram")
-    assert "images are not cached" in capsys.readouterr().out
-    assert dataset.load_image(0).shape == (43, 64, 3)
+    for image_size, fits in ((64, True), (2_000_000, False)):
+        assert DetectionDataset(annotations, image_size=image_size, cache="ram").in_memory == fits
+        assert ("images are not cached" in capsys.readouterr().out) != fits
 
 
 def test_file_that_vanished_after_the_scan(tmp_path: Path) -> None:

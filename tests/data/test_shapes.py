@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from tests.data.toy import load, write_yaml
+from tests.data.toy import load, small_disk, write_yaml
 from yolorep.data import shapes
 from yolorep.data.catalog import load_data_config
 from yolorep.data.shapes import OUTLINES, ShapesOptions, render_image, render_shapes
@@ -26,15 +26,16 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_renders_once_into_the_cache(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_renders_once_into_the_cache(tmp_path: Path, cache: Path) -> None:
     yaml = write_yaml(tmp_path, YAML)
     assert len(load(yaml)) == 6
     assert len(load(yaml, "val")) == 3
     (folder,) = cache.glob("shapes-*")
     assert sorted(path.name for path in folder.iterdir()) == ["images", "labels"]
     assert list(tmp_path.iterdir()) == [yaml]
-    monkeypatch.setattr(shapes, "render_image", lambda *_: pytest.fail("drawn again"))
+    shutil.rmtree(folder / "images" / "val")
     assert len(load(yaml)) == 6
+    assert not (folder / "images" / "val").exists()  # nothing was drawn again
 
 
 def test_is_deterministic_and_depends_on_the_options(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -136,16 +137,10 @@ def test_two_processes_at_once(cache: Path) -> None:
     assert len(list(Path(first).rglob("*.jpg"))) == 9
 
 
-def test_nothing_half_drawn_stays(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = render_image
-
-    def failing(options: ShapesOptions, split: str, number: int):
-        if number == 4:
-            raise OSError(28, "No space left on device")
-        return original(options, split, number)
-
-    monkeypatch.setattr(shapes, "render_image", failing)
-    with pytest.raises(UserError, match="No space left"):
+def test_nothing_half_drawn_stays(cache: Path) -> None:
+    sizes = [len(content) for content in contents(render_shapes(SMALL)).values()]
+    shutil.rmtree(render_shapes(SMALL))
+    with small_disk(max(sizes) - 1), pytest.raises(UserError, match=r"cannot be written \(File too large\)"):
         render_shapes(SMALL)
     assert not list(cache.iterdir())
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+import pytest
 
 from yolorep.data.annotations import Annotations
 from yolorep.data.catalog import load_data_config
@@ -71,3 +75,22 @@ def write_coco(root: Path, **changes: Any) -> Path:
 
 def load(yaml: Path, split: str = "train", **options: Any) -> Annotations:
     return load_annotations(load_data_config(yaml), split, **options)
+
+
+def overwrite(file: Path) -> None:
+    """Makes the content useless; size and modification time stay."""
+    state = file.stat()
+    file.write_bytes(b"?" * state.st_size)
+    os.utime(file, ns=(state.st_atime_ns, state.st_mtime_ns))
+
+
+@contextmanager
+def small_disk(largest: int) -> Iterator[None]:
+    """Writing a file larger than so many bytes fails, as on a disk that is full."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (largest, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import cv2
@@ -12,13 +13,16 @@ from tests.inference.white_box import WhiteBoxBackend
 from yolorep.data.catalog import load_data_config
 from yolorep.data.dataset import DetectionDataset
 from yolorep.data.scan import load_annotations
+from yolorep.drawing import class_colour
 from yolorep.evaluation.evaluator import evaluate
 from yolorep.evaluation.pictures import plot_evaluation
 
 CURVES = {"pr_curve.png", "confidence_curves.png", "confusion_matrix.png", "confusion_matrix_normalized.png"}
 
 
-def dataset(folder: Path, shapes: list[tuple[int, int]], *, labelled: int | None = None) -> DetectionDataset:
+def dataset(
+    folder: Path, shapes: list[tuple[int, int]], *, labelled: int | None = None, image_size: int = 64
+) -> DetectionDataset:
     """Images with a white square in the middle; the first ones are labelled."""
     for kind in ("images", "labels"):
         (folder / kind).mkdir(parents=True)
@@ -29,7 +33,7 @@ def dataset(folder: Path, shapes: list[tuple[int, int]], *, labelled: int | None
         row = "1 0.5 0.5 0.5 0.5\n" if labelled is None or number < labelled else ""
         (folder / "labels" / f"{number:02}.txt").write_text(row)
     (folder / "data.yaml").write_text("{train: images, val: images, names: [rectangle, square]}")
-    return DetectionDataset(load_annotations(load_data_config(folder / "data.yaml"), "val"), image_size=64)
+    return DetectionDataset(load_annotations(load_data_config(folder / "data.yaml"), "val"), image_size=image_size)
 
 
 @pytest.fixture(autouse=True)
@@ -68,5 +72,23 @@ def test_images_that_vanished(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     plot_evaluation(evaluation, data, tmp_path / "out")
     assert {path.name for path in (tmp_path / "out").iterdir()} == CURVES | {"val_batch0.jpg"}
     first, second = capsys.readouterr().out.splitlines()
-    assert first.endswith("01.png: not drawn: no such file")
-    assert second.endswith("08.png: not drawn: not an image")
+    assert re.match(r"not drawn: .*01\.png: no such file", first)
+    assert re.match(r"not drawn: .*08\.png: not an image", second)
+
+
+@pytest.mark.parametrize("shape", [(480, 640), (640, 300), (64, 64), (30, 40)])
+def test_boxes_are_where_they_belong(tmp_path: Path, shape: tuple[int, int]) -> None:
+    """Images are loaded in another size than their boxes are in; both boxes still lie about the white square."""
+    data = dataset(tmp_path / "data", [shape], image_size=256)
+    pictures(data, tmp_path / "out")
+    picture = cv2.imread(str(tmp_path / "out" / "val_batch0.jpg"))
+    assert picture is not None
+    for tile in np.array_split(picture[30:-8, 8:-8], 2, axis=1):  # without the captions and the white around
+        columns, rows = (
+            np.nonzero((np.abs(tile.astype(int) - class_colour(1)).max(axis=2) < 60).any(axis=axis))[0]
+            for axis in (0, 1)
+        )
+        height, width = tile.shape[:2]
+        assert columns.min() == pytest.approx(width / 4, abs=0.03 * max(height, width))
+        assert columns.max() == pytest.approx(width * 3 / 4, abs=0.03 * max(height, width))
+        assert rows.max() == pytest.approx(height * 3 / 4, abs=0.03 * max(height, width))

@@ -28,7 +28,7 @@ def evaluation(*confidences: float) -> Evaluation:
     metric = CocoMetric(truth, names=["cat"], category_ids=[1])
     metric.update(1, found)
     coco = metric.compute()
-    return Evaluation(coco, confidence_curves(coco.matches), [found], [found], metric.results, {"nms": 1.0})
+    return Evaluation(coco, confidence_curves(coco.pairings), [found], [found], metric.results, {"nms": 1.0})
 
 
 @pytest.mark.parametrize(

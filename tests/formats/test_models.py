@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.timm_files import marks
 from yolorep.commands.export import run as export
 from yolorep.config import resources_dir
 from yolorep.formats import FORMATS, load_format
@@ -34,8 +35,9 @@ FAST = ("mobileone/s0", "repvgg/a0", "repvgg/b1g4", "fastvit/t8", "fastvit/sa12"
 
 def shipped(*, classifiers: bool) -> list[object]:
     """The shipped detectors or classifiers, one of every kind fast, the rest slow."""
+    slow = {name for name in FILES if name.removesuffix(".yaml").removesuffix("-cls") not in FAST}
     return [
-        pytest.param(name, marks=[] if name.removesuffix(".yaml").removesuffix("-cls") in FAST else [pytest.mark.slow])
+        pytest.param(name, marks=[*marks(name), *([pytest.mark.slow] if name in slow else [])])
         for name in FILES
         if name.endswith("-cls.yaml") == classifiers
     ]

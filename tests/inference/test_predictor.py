@@ -1,16 +1,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import PIL.Image
 import pytest
+import torch
 
+from tests.formats.conftest import tiny_model
 from tests.inference.white_box import WhiteBoxBackend
-from tests.media.files import make_image, write_image
+from tests.media.files import make_image, write_frames, write_image, write_video
 from yolorep.detections import Detections
 from yolorep.errors import UserError
-from yolorep.inference import predictor as module
 from yolorep.inference.predictor import Predictor, Timing
+from yolorep.weights.checkpoint import save_checkpoint
 
 
 @pytest.mark.parametrize(
@@ -51,7 +55,7 @@ def test_channels_are_bgr() -> None:
     assert backend.pixels[0].tolist() == [30, 20, 10]
 
 
-def test_best_class_of_a_box(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_best_class_of_a_box() -> None:
     # One candidate scores in both classes and is kept for the better one; the other candidate is of class 0 only.
     found = Predictor(WhiteBoxBackend())(make_image())
     assert found.class_id.tolist() == [1, 0]
@@ -84,14 +88,95 @@ def test_names_and_size_of_the_image() -> None:
     assert (found.names, found.image_size) == (("rectangle", "square"), (50, 70))
 
 
-def test_kinds_of_input(tmp_path: Path) -> None:
+def test_one_image_or_several(tmp_path: Path) -> None:
     path = write_image(tmp_path / "a.png")
+    write_frames(tmp_path / "clip.avi", [make_image(), np.zeros_like(make_image())])
+    rgb = np.ascontiguousarray(make_image()[..., ::-1])
+    tensor = torch.from_numpy(rgb).permute(2, 0, 1)
     predictor = Predictor(WhiteBoxBackend(), image_size=128)
-    from_array = predictor(make_image())
-    assert isinstance(from_array, Detections)
-    for found in (predictor(path), predictor(str(path)), *predictor([path, make_image()])):
-        np.testing.assert_array_equal(found.xyxy, from_array.xyxy)
+    expected = predictor(make_image())
+    assert isinstance(expected, Detections) and expected.image_size == (96, 128)
+    for one in (path, str(path), PIL.Image.fromarray(rgb), tensor, tensor / 255):
+        found = predictor(one)
+        assert isinstance(found, Detections)
+        np.testing.assert_array_equal(found.xyxy, expected.xyxy)
+    np.testing.assert_array_equal(predictor(rgb, colour="rgb").xyxy, expected.xyxy)
+    several = ([path, make_image()], [path], tmp_path / "*.png", tensor[None], iter([rgb, tensor]))
+    for source, count in zip(several, (2, 1, 1, 1, 2), strict=True):
+        results = predictor(source)
+        assert isinstance(results, list) and len(results) == count
+        for found in results:
+            np.testing.assert_array_equal(found.xyxy, expected.xyxy)
+    assert [len(found) for found in predictor(tmp_path)] == [2, 2, 0]
+    assert [len(found) for found in predictor(tmp_path / "clip.avi")] == [2, 0]
     assert predictor([]) == []
+
+
+def test_stream(tmp_path: Path) -> None:
+    write_image(tmp_path / "a.png")
+    write_video(tmp_path / "clip.mp4", 5, fps=10)
+    backend = WhiteBoxBackend()
+    found = Predictor(backend).stream(tmp_path, vid_stride=2)
+    assert not backend.seen  # nothing happens before it is asked for
+    first = next(found)
+    assert len(backend.seen) == 1
+    np.testing.assert_array_equal(first.image, make_image())
+    assert (Path(first.path).name, first.index, first.time, len(first.detections)) == ("a.png", 0, 0, 2)
+    assert first.timing.total > 0
+    rest = list(found)
+    assert [(Path(one.path).name, one.index) for one in rest] == [("clip.mp4", i) for i in (0, 2, 4)]
+    assert [one.time for one in rest] == pytest.approx([0, 0.2, 0.4])
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 8])
+@pytest.mark.parametrize("fixed", [{}, {"image_size": (64, 64), "batch_size": 2}])
+def test_batches(batch_size: int, fixed: dict[str, Any]) -> None:
+    sizes = [(96, 128), (96, 128), (128, 96), (96, 128), (48, 64), (300, 100), (96, 128)]
+    images = [make_image(*size, box=(i, i, 30 + i, 30 + i)) for i, size in enumerate(sizes)]
+    backend = WhiteBoxBackend(**fixed)
+    found = Predictor(backend, image_size=128, batch_size=batch_size)(images)
+    for one, image in zip(found, images, strict=True):
+        expected = Predictor(WhiteBoxBackend(**fixed), image_size=128)(image)
+        np.testing.assert_array_equal(one.xyxy, expected.xyxy)
+        assert one.image_size == image.shape[:2]
+    if not fixed:
+        assert [shape[0] for shape in backend.seen] == {
+            1: [1] * 7,
+            2: [2, 1, 1, 1, 1, 1],
+            3: [2, 1, 2, 1, 1],
+            8: [5, 1, 1],
+        }[batch_size]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["yolov5n.pt", "tiny"])
+def test_results_of_a_network_do_not_depend_on_the_batch(name: str, request: pytest.FixtureRequest) -> None:
+    if name == "tiny":
+        weights, images = str(request.getfixturevalue("tiny_weights")), noise_images()
+        options: dict[str, Any] = {"image_size": 64, "confidence": 0.05}
+    else:
+        shared = request.getfixturevalue("shared")
+        weights, images = str(shared / "weights" / name), sorted((shared / "data").rglob("coco128/**/*.jpg"))[:12]
+        options = {"image_size": 160}
+    expected = Predictor(weights, device="cpu", **options)(images)
+    assert sum(map(len, expected)) > 10
+    for batch_size in (4, 12):
+        found = Predictor(weights, device="cpu", batch_size=batch_size, **options)(images)
+        for one, other in zip(found, expected, strict=True):
+            assert one.class_id.tolist() == other.class_id.tolist()
+            np.testing.assert_allclose(one.confidence, other.confidence, atol=1e-4)
+            np.testing.assert_allclose(one.xyxy, other.xyxy, rtol=1e-4, atol=1e-3)
+
+
+@pytest.fixture(scope="module")
+def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "tiny.pt"
+    save_checkpoint(path, tiny_model())
+    return path
+
+
+def noise_images() -> list[np.ndarray]:
+    draw = np.random.default_rng(0)
+    return [draw.integers(0, 256, (size, 64, 3), np.uint8) for size in (64, 64, 40, 64, 40, 64)]
 
 
 def test_image_is_not_changed() -> None:
@@ -101,19 +186,33 @@ def test_image_is_not_changed() -> None:
     np.testing.assert_array_equal(image, make_image())
 
 
-@pytest.mark.parametrize(
-    "image",
-    [np.zeros((8, 8), np.uint8), np.zeros((8, 8, 4), np.uint8), np.zeros((8, 8, 3)), np.zeros((0, 8, 3), np.uint8)],
-)
-def test_wrong_arrays(image: np.ndarray) -> None:
-    with pytest.raises(ValueError, match=r"expected a \(height, width, 3\) uint8 BGR image, got"):
-        Predictor(WhiteBoxBackend())(image)
+def test_unreadable_files(tmp_path: Path) -> None:
+    for name in ("a.png", "c.png"):
+        write_image(tmp_path / name)
+    (tmp_path / "b.jpg").write_bytes(b"")
+    predictor = Predictor(WhiteBoxBackend(), batch_size=4)
+    message = r"b\.jpg: expected an image or video, cannot read it: empty file"
+    with pytest.raises(UserError, match=f"{message}$"):
+        predictor(tmp_path / "b.jpg")
+    with pytest.raises(UserError, match=rf"{message}; stream\(…, skip_unreadable=True\) goes on without it$"):
+        predictor(tmp_path)
+    found = predictor.stream(tmp_path)
+    assert Path(next(found).path).name == "a.png"  # what came before is not lost
+    with pytest.raises(UserError, match=message):
+        next(found)
+    with pytest.warns(UserWarning, match=message):
+        assert [Path(one.path).name for one in predictor.stream(tmp_path, skip_unreadable=True)] == ["a.png", "c.png"]
 
 
-def test_unreadable_file(tmp_path: Path) -> None:
-    (tmp_path / "a.jpg").write_bytes(b"")
-    with pytest.raises(UserError, match=r"a\.jpg: expected an image, cannot read it"):
-        Predictor(WhiteBoxBackend())(tmp_path / "a.jpg")
+@pytest.mark.parametrize("source", [0, "0", "rtsp://host/stream"])
+def test_a_call_needs_an_end(source: int | str) -> None:
+    with pytest.raises(UserError, match=rf"source '{source}' has no end, .*: use stream\('{source}'\)"):
+        Predictor(WhiteBoxBackend())(source)
+
+
+def test_wrong_sources_are_told_at_once(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="was not found"):
+        Predictor(WhiteBoxBackend()).stream(tmp_path / "gone.mp4")
 
 
 @pytest.mark.parametrize(
@@ -123,12 +222,19 @@ def test_unreadable_file(tmp_path: Path) -> None:
         ({"confidence": 1.5}, "confidence threshold: expected 0 to 1, got 1.5"),
         ({"iou": -0.1}, "IoU threshold"),
         ({"max_detections": 0}, "max_detections: expected 1 or more"),
+        ({"batch_size": 0}, "batch_size: expected 1 or more, got 0"),
         ({"classes": [1, 2, -1]}, "classes: expected indices from 0 to 1, got 2"),
     ],
 )
 def test_wrong_options(options: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):
         Predictor(WhiteBoxBackend(), **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("weights", [None, 3, torch.nn.Identity()])
+def test_wrong_weights(weights: Any) -> None:
+    with pytest.raises(UserError, match="weights: expected a path, a Detector or a Backend, got"):
+        Predictor(weights)
 
 
 def test_timing() -> None:
@@ -148,13 +254,14 @@ def test_augment_runs_several_sizes() -> None:
     np.testing.assert_allclose(found.xyxy[0], (10, 20, 50, 60), atol=1.5)
 
 
-def test_weights_are_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = {}
+def test_weights_are_loaded(white_box: str) -> None:
+    predictor = Predictor(white_box, device="cpu", image_size=128, agnostic_nms=True)
+    assert predictor.names == ("rectangle", "square")
+    np.testing.assert_allclose(predictor(make_image(box=(10, 20, 50, 60))).xyxy, [(10, 20, 50, 60)], atol=1)
 
-    def load(weights: object, **options: object) -> WhiteBoxBackend:
-        asked.update(weights=weights, **options)
-        return WhiteBoxBackend()
 
-    monkeypatch.setattr(module, "load_backend", load)
-    assert Predictor("w.pt", device="cpu").names == ("rectangle", "square")
-    assert (asked["weights"], str(asked["device"]), asked["half"]) == ("w.pt", "cpu", False)
+def test_a_prediction_shows_itself() -> None:
+    (found,) = Predictor(WhiteBoxBackend()).stream([make_image()])
+    assert repr(found) == f"Prediction(image, 0, 0.00 s, {found.detections})"
+    np.testing.assert_array_equal(found.plot(), found.detections.plot(found.image))
+    assert found._repr_png_().startswith(b"\x89PNG")  # type: ignore[union-attr]

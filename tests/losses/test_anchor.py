@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from tests.losses.test_assign import reference as reference_assignment
-from yolorep.config import Hyp
-from yolorep.losses.anchor import AnchorLoss, AnchorLossGains, level_balance
+from yolorep.losses.anchor import AnchorLoss, AnchorLossGains, AnchorRecipe, level_balance
 from yolorep.losses.terms import LossTerms
 
 ANCHORS = torch.tensor([[[1.2, 1.6], [2.0, 3.7]], [[1.9, 3.8], [3.9, 2.8]], [[3.6, 2.8], [4.8, 6.1]]])
@@ -177,7 +176,7 @@ def test_float32_under_autocast_and_half_inputs() -> None:
 def test_gains(
     levels: int, num_classes: int, image_size: int, scale: bool, expected: tuple[float, float, float]
 ) -> None:
-    hyp = Hyp(scale_gains=scale)
+    hyp = AnchorRecipe(scale_gains=scale)
     gains = AnchorLossGains.from_hyp(hyp, num_levels=levels, num_classes=num_classes, image_size=image_size)
     assert (gains.box, gains.obj, gains.cls) == pytest.approx(expected)
 

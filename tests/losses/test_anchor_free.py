@@ -10,9 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from yolorep.config import Hyp
 from yolorep.errors import UserError
-from yolorep.losses.anchor_free import AnchorFreeLoss, AnchorFreeLossGains, focal_distribution_loss
+from yolorep.losses.anchor_free import AnchorFreeLoss, FreeRecipe, focal_distribution_loss
 from yolorep.losses.tal import assign_aligned
 from yolorep.models.detector import build_model
 from yolorep.models.heads.raw import Raw
@@ -20,7 +19,7 @@ from yolorep.ops.boxes import ciou, cxcywh_to_xyxy
 from yolorep.ops.decode import cell_centres, decode_distances
 from yolorep.ops.nms import nms
 
-ONES = AnchorFreeLossGains(box=1.0, cls=1.0, dfl=1.0)
+ONES = FreeRecipe(free_box=1.0, free_cls=1.0, free_dfl=1.0)
 
 
 def head(num_classes: int, reg_max: int, strides: tuple[int, ...] = (8, 16, 32)) -> SimpleNamespace:
@@ -78,7 +77,7 @@ def test_focal_distribution_by_hand(distance: float, expected: list[float] | Non
 def test_against_dense_formulas(reg_max: int, seed: int) -> None:
     """The classes' cross-entropy over dense targets, and box terms from the decoded boxes."""
     detect, raw, targets = random_case(reg_max, seed=seed)
-    gains = AnchorFreeLossGains(box=2.0, cls=3.0, dfl=5.0)
+    gains = FreeRecipe(free_box=2.0, free_cls=3.0, free_dfl=5.0)
     terms = AnchorFreeLoss(detect, gains)(raw, targets)
 
     boxes, _ = decode_distances(raw.levels, detect.strides, 2, reg_max)
@@ -169,14 +168,14 @@ def test_reduced_precision_is_computed_in_float32() -> None:
 
 
 def test_gains_come_from_the_hyperparameters() -> None:
-    loss = AnchorFreeLoss.from_hyp(head(2, 16), Hyp(free_box=1.5, free_cls=2.5, free_dfl=3.5), image_size=320)
-    assert loss.gains == AnchorFreeLossGains(box=1.5, cls=2.5, dfl=3.5)
-    assert AnchorFreeLoss.from_hyp(head(2, 16), Hyp(), image_size=640).gains == AnchorFreeLossGains()
+    recipe = FreeRecipe(free_box=1.5, free_cls=2.5, free_dfl=3.5)
+    assert AnchorFreeLoss.from_hyp(head(2, 16), recipe, image_size=320).gains == recipe
+    assert AnchorFreeLoss(head(2, 16)).gains == FreeRecipe()
 
 
 def test_label_smoothing_is_refused() -> None:
     with pytest.raises(UserError, match=r"--label-smoothing 0\.1: .* leave it out"):
-        AnchorFreeLoss.from_hyp(head(2, 16), Hyp(), image_size=320, label_smoothing=0.1)
+        AnchorFreeLoss.from_hyp(head(2, 16), FreeRecipe(), image_size=320, label_smoothing=0.1)
 
 
 @pytest.mark.parametrize("reg_max", [1, 16])

@@ -29,12 +29,18 @@ def write_video(
     path: Path, frames: int, *, fps: float = 25.0, size: tuple[int, int] = (128, 96), codec: str = "mp4v"
 ) -> Path:
     """A video of (width, height) ``size`` whose frames get brighter."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*codec), fps, size)
-    assert writer.isOpened()
-    for i in range(frames):
-        image = make_image(size[1], size[0])
+    images = [make_image(size[1], size[0]) for _ in range(frames)]
+    for i, image in enumerate(images):
         image[:8] = 10 * i % 200
+    return write_frames(path, images, fps=fps, codec=codec)
+
+
+def write_frames(path: Path, images: list[NDArray[np.uint8]], *, fps: float = 25.0, codec: str = "MJPG") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    height, width = images[0].shape[:2]
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*codec), fps, (width, height))
+    assert writer.isOpened()
+    for image in images:
         writer.write(image)
     writer.release()
     return path

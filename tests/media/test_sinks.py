@@ -13,6 +13,7 @@ from tests.media.files import make_image, probe_video, write_image
 from yolorep.detections import Detections
 from yolorep.errors import UserError
 from yolorep.media import sinks
+from yolorep.media.frames import Frame
 from yolorep.media.sinks import (
     CropSink,
     CsvSink,
@@ -24,7 +25,6 @@ from yolorep.media.sinks import (
     VideoSink,
     ViewSink,
 )
-from yolorep.media.sources import Frame
 
 NAMES = ("cat", "dog")
 FOUND = Detections(
@@ -285,6 +285,15 @@ def test_view_with_unreachable_display(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DISPLAY", "127.0.0.1:4711")
     with pytest.raises(UserError, match="the display cannot be reached"):
         ViewSink()
+
+
+def test_view_with_an_opencv_without_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "cv2.py").write_text("def namedWindow(name): raise RuntimeError('The function is not implemented')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("DISPLAY", ":0")
+    with pytest.raises(UserError, match="built without windows: opencv-python-headless is") as raised:
+        ViewSink()
+    assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize(("key", "quits"), [("q", True), ("\x1b", True), (" ", False)])

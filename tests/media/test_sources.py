@@ -14,8 +14,8 @@ import pytest
 
 from tests.media.files import make_image, write_image, write_video
 from yolorep.errors import UserError
-from yolorep.media import sources
-from yolorep.media.sources import Frame, Unreadable, open_source
+from yolorep.media.frames import Frame, Unreadable
+from yolorep.media.sources import is_live, is_one_image, open_source
 
 
 @pytest.fixture
@@ -56,6 +56,40 @@ def test_existing_path_wins_over_pattern(tmp_path: Path) -> None:
     assert names(tmp_path / "a[1]") == ["x.jpg"]
 
 
+@pytest.mark.parametrize("name", ["upload", "upload.tmp", "photo.jfif"])
+def test_an_image_whose_suffix_says_nothing(tmp_path: Path, name: str) -> None:
+    write_image(tmp_path / "a.jpg").rename(tmp_path / name)
+    (frame,) = open_source(tmp_path / name)
+    assert isinstance(frame, Frame) and not frame.is_video and frame.image.shape == (96, 128, 3)
+
+
+@pytest.mark.parametrize(
+    ("source", "one_image", "live"),
+    [
+        ("media/b.jpg", True, False),
+        ("media", False, False),
+        ("media/b.*", False, False),
+        ("media/gone.jpg", False, False),
+        ("media/folder.jpg", False, False),
+        ("media/clip.mp4", False, False),
+        ("http://host/a.jpg?size=2", True, False),
+        ("https://host/a.mp4", False, False),
+        ("rtsp://host/stream", False, True),
+        ("0", False, True),
+        ("screen", False, True),
+        ("-", False, False),
+    ],
+)
+def test_one_image_and_live_sources(media: Path, source: str, one_image: bool, live: bool) -> None:
+    assert (is_one_image(source), is_live(source)) == (one_image, live)
+
+
+def test_list_files_are_found_by_their_suffix(media: Path) -> None:
+    (media / "list.txt").write_bytes((media / "b.jpg").read_bytes())
+    with pytest.raises(UserError, match=r"list\.txt: expected text"):
+        open_source(media / "list.txt")
+
+
 @pytest.mark.parametrize("suffix", [".txt", ".streams"])
 def test_list_file(media: Path, suffix: str) -> None:
     list_file = media / f"list{suffix}"
@@ -87,6 +121,7 @@ def test_video_frames(tmp_path: Path, stride: int, indices: list[int], fps: floa
     assert [frame.index for frame in frames] == indices
     assert {frame.total for frame in frames} == {len(indices)}
     assert frames[0].fps == pytest.approx(fps)
+    assert [frame.time for frame in frames] == pytest.approx([index / 30 for index in indices], abs=1e-3)
 
 
 def test_unreadable_inputs_do_not_stop(tmp_path: Path) -> None:
@@ -190,18 +225,19 @@ class FakeCamera:
 @pytest.mark.parametrize(("source", "opened"), [("0", 0), ("rtsp://host/stream", "rtsp://host/stream")])
 def test_live_streams(monkeypatch: pytest.MonkeyPatch, source: str, opened: object) -> None:
     monkeypatch.setattr(FakeCamera, "opened", [])
-    monkeypatch.setattr(sources.cv2, "VideoCapture", FakeCamera)
+    monkeypatch.setattr("cv2.VideoCapture", FakeCamera)
     *frames, end = open_source(source)
     assert FakeCamera.opened == [opened, "released"]
     assert [(frame.path, frame.index, frame.total, frame.fps) for frame in frames] == [
         (source, i, None, None) for i in range(3)
     ]
+    assert frames[0].time == pytest.approx(0, abs=0.05) and 0 <= frames[1].time <= frames[2].time
     assert end == Unreadable(source, "the stream ended after 3 frames")
 
 
 def test_leaving_early_releases_the_capture(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(FakeCamera, "opened", [])
-    monkeypatch.setattr(sources.cv2, "VideoCapture", FakeCamera)
+    monkeypatch.setattr("cv2.VideoCapture", FakeCamera)
     frames = open_source("0")
     next(frames)
     frames.close()

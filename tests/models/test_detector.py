@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import weakref
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +12,7 @@ from torch import nn
 
 from tests.models.test_parser import tiny
 from yolorep.models.detector import build_model
-from yolorep.models.graph import IMAGE, Graph
+from yolorep.models.graph import IMAGE, Graph, Part
 from yolorep.models.heads.anchor import Detect
 from yolorep.ops.decode import decode_anchors
 
@@ -69,16 +71,34 @@ def test_decoding_by_hand() -> None:
     assert decoded.boxes[0, 0].tolist() == pytest.approx([0, 0, 8, 8])  # σ(0): cell centre, anchor size
 
 
+class _Watch(nn.Module):
+    """Adds up what it reads, and notes which of the features made so far are still held while it runs."""
+
+    def __init__(self, made: list[weakref.ref[torch.Tensor]], held: list[list[int]], parts: int = 0) -> None:
+        super().__init__()
+        self.made, self.held, self.parts = made, held, parts
+
+    def forward(self, features: list[torch.Tensor] | torch.Tensor) -> Any:
+        self.held.append([number for number, feature in enumerate(self.made) if feature() is not None])
+        total = sum(features) if isinstance(features, list) else features + 0
+        assert isinstance(total, torch.Tensor)
+        outputs = [total * (10**part) for part in range(self.parts or 1)]
+        self.made += [weakref.ref(output) for output in outputs]
+        return outputs if self.parts else outputs[0]
+
+
 def test_graph_forgets_what_is_not_needed() -> None:
-    alive: list[int] = []
-
-    class Count(nn.Module):
-        def forward(self, features: list[torch.Tensor] | torch.Tensor) -> torch.Tensor:
-            features = features if isinstance(features, list) else [features]
-            alive.append(len(features))
-            return sum(features)  # type: ignore[return-value]
-
-    graph = Graph([Count(), Count(), Count(), Count()], [IMAGE, 0, (0, 1), 2])
+    made: list[weakref.ref[torch.Tensor]] = []
+    held: list[list[int]] = []
+    graph = Graph([_Watch(made, held) for _ in range(4)], [IMAGE, 0, (0, 1), 2])
     assert graph(torch.ones(1)).item() == 2
-    assert graph._done_after == ((IMAGE,), (), (0, 1), (2,))
-    assert alive == [1, 1, 2, 1]
+    assert held == [[], [0], [0, 1], [2]]
+
+
+def test_graph_reads_each_of_several_features() -> None:
+    made: list[weakref.ref[torch.Tensor]] = []
+    held: list[list[int]] = []
+    layers = [_Watch(made, held, parts=3), *(_Watch(made, held) for _ in range(3))]
+    graph = Graph(layers, [IMAGE, Part(0, 1), (1, Part(0, 0)), (Part(0, 0), 2, 0)])
+    assert graph(torch.ones(1)).item() == 1 + 11 + 100  # 0 is the last of 1, 10 and 100
+    assert held == [[], [0, 1, 2], [0, 2, 3], [0, 2, 4]]

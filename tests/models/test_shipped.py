@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tests.randomize import randomize_
+from tests.timm_files import marks
 from yolorep.models.detector import Detector, build_model
 from yolorep.models.heads.anchor import Detect
 from yolorep.models.heads.raw import Raw
@@ -43,6 +44,7 @@ COUNTS = {
     "yolorep/s": 8_526_128,
     "yolorep/m": 24_205_776,
     "yolorep/n-one2one": 2_500_128,
+    "timm/resnet18": 14_935_792,
 }
 STRIDES = {
     "yolov5/v3-tiny": (16, 32),
@@ -54,10 +56,13 @@ STRIDES = {
 
 #: At most so many parameters are built, run and fused in the fast tests; the rest is marked slow.
 FAST = 4_000_000
-MODELS = [pytest.param(name, marks=[pytest.mark.slow] if count > FAST else []) for name, count in COUNTS.items()]
+MODELS = [
+    pytest.param(name, marks=[*marks(name), *([pytest.mark.slow] if count > FAST else [])])
+    for name, count in COUNTS.items()
+]
 
 
-@pytest.mark.parametrize("name", COUNTS)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=marks(name)) for name in COUNTS])
 def test_parameter_counts(name: str) -> None:
     with torch.device("meta"):
         model = build_model(f"cfg/{name}.yaml")

@@ -17,12 +17,12 @@ from torch import Tensor, nn
 
 from tests.randomize import randomize_
 from yolorep.errors import FuseError, UserError
-from yolorep.formats.base import Deployed
+from yolorep.formats.base import Deployed, Format
 from yolorep.formats.metadata import Metadata
-from yolorep.formats.onnx import OnnxExporter
+from yolorep.formats.onnx import Onnx
 from yolorep.formats.pytorch import TorchBackend
 from yolorep.formats.samples import sample_batches
-from yolorep.formats.torchscript import TorchScriptExporter
+from yolorep.formats.torchscript import TorchScript
 from yolorep.formats.verify import compare
 from yolorep.models.detector import build_model
 from yolorep.nn import convnext
@@ -316,8 +316,8 @@ def test_channels_that_a_row_would_change_are_refused_by_name() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("exporter", [OnnxExporter(opset=18), TorchScriptExporter()], ids=["onnx", "torchscript"])
-def test_rows_export_at_any_size(exporter: OnnxExporter | TorchScriptExporter, tmp_path: Path) -> None:
+@pytest.mark.parametrize("exporter", [Onnx(), TorchScript()], ids=["onnx", "torchscript"])
+def test_rows_export_at_any_size(exporter: Format, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = build_model(MODEL)
     with torch.no_grad():

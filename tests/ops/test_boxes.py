@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torchvision.ops import box_iou as reference_iou
 
 from yolorep.ops.boxes import box_iou, ciou, cxcywh_to_xyxy, xyxy_to_cxcywh
 
@@ -17,6 +18,17 @@ boxes = st.tuples(st.floats(-100, 1000), st.floats(-100, 1000), sides, sides)
 def test_conversions_undo_each_other(box: tuple[float, float, float, float]) -> None:
     tensor = torch.tensor(box, dtype=torch.float64)
     torch.testing.assert_close(xyxy_to_cxcywh(cxcywh_to_xyxy(tensor)), tensor)
+
+
+@given(st.lists(boxes, max_size=4), st.lists(boxes, max_size=4))
+def test_iou_is_torchvisions(a: list[tuple[float, ...]], b: list[tuple[float, ...]]) -> None:
+    first, second = (cxcywh_to_xyxy(torch.tensor(rows, dtype=torch.float64).reshape(-1, 4)) for rows in (a, b))
+    torch.testing.assert_close(box_iou(first, second), reference_iou(first, second))
+
+
+def test_iou_without_an_area() -> None:
+    point = torch.tensor([[3.0, 3.0, 3.0, 3.0]])
+    assert box_iou(point, torch.tensor([[3.0, 3.0, 3.0, 3.0], [0.0, 0.0, 9.0, 9.0]])).tolist() == [[0, 0]]
 
 
 @given(boxes, boxes)

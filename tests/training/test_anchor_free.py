@@ -17,8 +17,8 @@ from yolorep.errors import UserError
 from yolorep.models.detector import Detector, build_model
 from yolorep.nn.reparam import count_parameters, fuse
 from yolorep.options import InfoOptions, TrainOptions
-from yolorep.training.loggers import read_results
-from yolorep.training.run import new_run, train
+from yolorep.training.inputs import new_run
+from yolorep.training.loggers.table import read_results
 from yolorep.training.start import starting_model
 from yolorep.weights.checkpoint import save_checkpoint
 from yolorep.weights.load import load_checkpoint
@@ -44,13 +44,11 @@ def test_the_losss_own_terms_are_shown(
     tmp_path: Path,
     reg_max: int,
     terms: list[str],
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("yolorep.training.run.plot_evaluation", lambda *args: None)
     head = [[[1, 2], 1, "DetectFree", ["nc", reg_max, True]]]
     (tmp_path / "model.yaml").write_text(yaml.safe_dump({**MODEL, "head": head}))
-    folder = train(replace(options, noval=True)).folder
+    folder = toy_run.train(replace(options, noval=True), plots=True)
     out = capsys.readouterr().out
     assert all(f"  {term} " in out for term in terms)
     rows = read_results(folder / "results.csv")
@@ -63,10 +61,8 @@ def test_the_losss_own_terms_are_shown(
     assert all(torch.equal(tensor, best[name]) for name, tensor in target.state_dict().items())
 
 
-def test_from_training_to_files(options: TrainOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for place in ("training.run.plot_evaluation", "commands.val.plot_evaluation", "training.callbacks.Plots.on_end"):
-        monkeypatch.setattr(f"yolorep.{place}", lambda *args: None)
-    folder = train(options).folder
+def test_from_training_to_files(options: TrainOptions, tmp_path: Path) -> None:
+    folder = toy_run.train(options)
     best = folder / "weights" / "best.pt"
     values = [f"--weights={best}", f"--data={options.data}", "--imgsz=64", "--workers=0", f"--project={tmp_path}"]
     metrics = []
@@ -93,7 +89,7 @@ def test_wrong_input_is_told_before_anything_is_created(
     options: TrainOptions, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(UserError, match="--label-smoothing"):
-        train(replace(options, label_smoothing=0.1))
+        toy_run.train(replace(options, label_smoothing=0.1))
     assert not (tmp_path / "runs").exists()
     save_checkpoint(tmp_path / "w.pt", model("blue", "green", head=[[[1, 2], 1, "DetectFree", ["nc"]]]))
     shared = [f"--weights={tmp_path / 'w.pt'}", "--nms-free"]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from yolorep.losses.anchor import AnchorRecipe
 from yolorep.training.autoanchor import anchor_fit, evolve_anchors, fit_anchors, object_sizes
 
 COCO = np.array([[10, 13, 16, 30, 33, 23], [30, 61, 62, 45, 59, 119], [116, 90, 156, 198, 373, 326]], float).reshape(
@@ -60,7 +61,7 @@ def test_fewer_objects_than_anchors(n: int) -> None:
 @pytest.mark.parametrize("strides", [(8, 16, 32), (32, 16, 8)])
 def test_new_anchors_follow_the_strides(strides: tuple[int, ...]) -> None:
     detect = head(strides=strides)
-    fit_anchors(detect, tiny_objects(), threshold=4.0, seed=0)
+    fit_anchors(detect, tiny_objects(), hyp=AnchorRecipe(), seed=0)
     areas = (detect.anchors * torch.tensor(strides)[:, None, None]).prod(-1).mean(1)
     assert areas.argsort().tolist() == np.argsort(strides).tolist()
 
@@ -69,11 +70,11 @@ def test_good_anchors_stay_unless_placeholders() -> None:
     detect = head()
     before = detect.anchors.clone()
     sizes = np.repeat(COCO, 5, axis=0)
-    fit_anchors(detect, sizes, threshold=4.0, seed=0)
+    fit_anchors(detect, sizes, hyp=AnchorRecipe(), seed=0)
     assert torch.equal(detect.anchors, before)
-    fit_anchors(detect, sizes[:30], threshold=4.0, seed=0, placeholder=True)
+    fit_anchors(detect, sizes[:30], hyp=AnchorRecipe(), seed=0, placeholder=True)
     assert not torch.equal(detect.anchors, before)
 
 
 def test_no_objects() -> None:
-    fit_anchors(head(), np.zeros((0, 2)), threshold=4.0, seed=0)
+    fit_anchors(head(), np.zeros((0, 2)), hyp=AnchorRecipe(), seed=0)

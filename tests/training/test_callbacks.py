@@ -1,4 +1,4 @@
-"""The results table and checkpoints as callbacks."""
+"""Checkpoints as a callback."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import pytest
 
 from tests.training.tiny import tiny_batches, tiny_trainer
 from yolorep.training.callbacks import Checkpoints, Plots
-from yolorep.training.loggers import ResultsTable, TensorBoardLog, read_results
 from yolorep.training.trainer import EpochResult, Trainer
 
 
@@ -28,42 +27,6 @@ def result(epoch: int, *, ap: float | None = 0.5, best: bool = True, final: bool
 @pytest.fixture
 def trainer() -> Trainer:
     return tiny_trainer()
-
-
-def test_results_table(tmp_path: Path, trainer: Trainer) -> None:
-    table = ResultsTable(tmp_path / "results.csv")
-    table.on_epoch(trainer, result(0, ap=None))
-    table.on_epoch(trainer, result(1))
-    first, second = read_results(tmp_path / "results.csv")
-    assert (first["epoch"], first["AP"], first["train/box"], first["lr/bias"], first["seconds"]) == (
-        "1",
-        "",
-        "0.1",
-        "0.1",
-        "1.23",
-    )
-    assert (second["epoch"], second["AP"], second["AP50"]) == ("2", "0.5", "1")
-    assert [path.name for path in tmp_path.iterdir()] == ["results.csv"]
-
-
-def test_results_table_goes_on_after_the_checkpoint(tmp_path: Path, trainer: Trainer) -> None:
-    """A killed run may have a row whose epoch is not in the checkpoint: it is repeated, not doubled."""
-    before = ResultsTable(tmp_path / "results.csv")
-    for epoch in range(3):
-        before.on_epoch(trainer, result(epoch))
-    after = ResultsTable(tmp_path / "results.csv", epochs_done=2)
-    after.on_epoch(trainer, result(2, ap=0.7))
-    assert [(row["epoch"], row["AP"]) for row in read_results(tmp_path / "results.csv")] == [
-        ("1", "0.5"),
-        ("2", "0.5"),
-        ("3", "0.7"),
-    ]
-
-
-def test_a_new_run_starts_a_new_table(tmp_path: Path, trainer: Trainer) -> None:
-    ResultsTable(tmp_path / "results.csv").on_epoch(trainer, result(0))
-    ResultsTable(tmp_path / "results.csv").on_epoch(trainer, result(0))
-    assert len(read_results(tmp_path / "results.csv")) == 1
 
 
 def write(trainer: Trainer, path: Path) -> None:
@@ -106,26 +69,6 @@ def test_without_evaluation_the_final_one_is_the_only_one_wanted(tmp_path: Path,
     assert not list(tmp_path.iterdir())
     checkpoints.on_epoch(trainer, result(1, ap=-1.0, best=False, final=True))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["best.pt", "last.pt"]
-
-
-def test_tensorboard(tmp_path: Path, trainer: Trainer) -> None:
-    pytest.importorskip("tensorboard")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    log = TensorBoardLog.create(tmp_path, [])
-    assert log is not None
-    log.on_epoch(trainer, result(0))
-    rows = ResultsTable(tmp_path / "results.csv")
-    rows.on_epoch(trainer, result(0))
-    log = TensorBoardLog.create(tmp_path, rows.rows)  # resumed
-    assert log is not None
-    log.on_epoch(trainer, result(1, ap=None))
-    log.on_end(trainer)
-    assert len(list(tmp_path.glob("events.out.tfevents.*"))) == 1
-    events = EventAccumulator(str(tmp_path))
-    events.Reload()
-    assert [event.step for event in events.Scalars("train/box")] == [1, 2]
-    assert [event.step for event in events.Scalars("metrics/AP")] == [1]
 
 
 def test_the_first_three_batches_are_drawn(tmp_path: Path, trainer: Trainer) -> None:

@@ -12,7 +12,7 @@ import yaml
 from torch import nn
 
 from tests.randomize import randomize_
-from tests.training.toy_run import MODEL, options, same_weights, stop_at
+from tests.training.toy_run import MODEL, StopAfter, options, same_weights, train
 from yolorep.errors import UserError
 from yolorep.inference.open import load_model
 from yolorep.models.detector import Detector, build_model
@@ -20,13 +20,12 @@ from yolorep.models.parser import parse_config
 from yolorep.nn.expand import ExpandedConv, expand
 from yolorep.nn.reparam import count_parameters, fuse
 from yolorep.options import TrainOptions
-from yolorep.training.run import read_options, train
+from yolorep.training.inputs import read_options
 from yolorep.training.start import starting_model
 from yolorep.weights.checkpoint import save_checkpoint
 from yolorep.weights.load import load_checkpoint
 
 NAMES = ("blue", "green")
-pytestmark = pytest.mark.usefixtures("plots")
 
 
 @pytest.fixture
@@ -176,12 +175,10 @@ def test_nothing_to_expand_is_one_line(tmp_path: Path) -> None:
         starting_model(str(tmp_path / "m.yaml"), None, names=NAMES, expand="repvgg")
 
 
-def test_a_run_is_resumed_with_its_branches(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = train(options(work, name="whole", epochs=2, expand="mobileone:k=2")).folder
-    with monkeypatch.context() as context:
-        stop_at(context, 4, KeyboardInterrupt())
-        with pytest.raises(KeyboardInterrupt, match=r"--resume .*last\.pt"):
-            train(options(work, name="parts", epochs=2, expand="mobileone:k=2"))
+def test_a_run_is_resumed_with_its_branches(work: Path) -> None:
+    whole = train(options(work, name="whole", epochs=2, expand="mobileone:k=2"))
+    with pytest.raises(KeyboardInterrupt, match=r"--resume .*last\.pt"):
+        train(options(work, name="parts", epochs=2, expand="mobileone:k=2"), StopAfter(3))
     parts = work / "runs" / "parts"
     assert read_options(parts / "args.yaml").expand == "mobileone:k=2"
     train(TrainOptions(resume=str(parts), device="cpu"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import cv2
@@ -12,22 +11,20 @@ import torch
 import yaml
 from torch import nn
 
-from tests.training.toy_run import MODEL, files, options, same_weights, stop_at
-from yolorep.config import load_hyp
+from tests.training.toy_run import MODEL, StopAfter, files, options, same_weights, train
 from yolorep.errors import UserError, YolorepError
 from yolorep.models.detector import build_model
 from yolorep.nn.reparam import fuse
-from yolorep.training import run as train_module
-from yolorep.training.loggers import read_results
-from yolorep.training.run import Run, new_run, read_options, train
+from yolorep.training.inputs import new_run, read_options
+from yolorep.training.loggers.table import read_results
+from yolorep.training.recipe import load_hyp
+from yolorep.training.trainer import Callback, Scores, Trainer
 from yolorep.weights.checkpoint import save_checkpoint
 from yolorep.weights.load import load_checkpoint
 
-pytestmark = pytest.mark.usefixtures("plots")
 
-
-def test_files_of_a_run(work: Path, draws: None) -> None:
-    folder = train(options(work, epochs=2, save_period=1)).folder
+def test_files_of_a_run(work: Path) -> None:
+    folder = train(options(work, epochs=2, save_period=1), plots=True)
     assert folder == work / "runs" / "exp"
     expected = {"args.yaml", "hyp.yaml", "results.csv", "results.png", "labels.png", "metrics.json"}
     expected |= {f"train_batch{number}.jpg" for number in range(3)} | {"val_batch0.jpg", "confidence_curves.png"}
@@ -68,15 +65,15 @@ def test_a_run_says_what_its_recipe_comes_to(work: Path, capsys: pytest.CaptureF
 
 
 def test_same_seed_same_weights(work: Path) -> None:
-    first, second, other = (train(options(work, epochs=1, seed=seed, noval=True)).folder for seed in (1, 1, 2))
+    first, second, other = (train(options(work, epochs=1, seed=seed, noval=True)) for seed in (1, 1, 2))
     assert same_weights(first, second)
     assert not same_weights(first, other)
 
 
-def test_too_little_gpu_memory(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stop_at(monkeypatch, 0, torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate"))
+def test_too_little_gpu_memory(work: Path) -> None:
+    error = torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate")
     with pytest.raises(YolorepError, match=r"out of memory; lower --batch-size \(it is 2\) or --imgsz \(it is 64\)"):
-        train(options(work))
+        train(options(work), StopAfter(0, error))
 
 
 @pytest.mark.parametrize(
@@ -116,7 +113,7 @@ def add_bare_data(work: Path) -> None:
 
 def test_nothing_to_find_in_val_is_fine_with_noval(work: Path) -> None:
     add_bare_data(work)
-    folder = train(options(work, epochs=2, data=str(work / "bare_val.yaml"), noval=True)).folder
+    folder = train(options(work, epochs=2, data=str(work / "bare_val.yaml"), noval=True))
     best, last = (load_checkpoint(folder / "weights" / f"{name}.pt") for name in ("best", "last"))
     assert last.ema is not None
     assert all(torch.equal(best.state_dict[name], tensor) for name, tensor in last.ema.items())
@@ -124,7 +121,7 @@ def test_nothing_to_find_in_val_is_fine_with_noval(work: Path) -> None:
 
 def test_where_the_data_is_stays_known(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Packaged files are named from the package's folder; others absolutely, even those beside the package."""
-    monkeypatch.setattr("yolorep.training.run.resources_dir", lambda: work)
+    monkeypatch.setattr("yolorep.training.inputs.resources_dir", lambda: work)
     monkeypatch.chdir(work)
     assert new_run(options(work, data="data.yaml")).options.data == str(work / "data.yaml")
     (work / "data").mkdir()
@@ -135,6 +132,8 @@ def test_where_the_data_is_stays_known(work: Path, monkeypatch: pytest.MonkeyPat
     hyp = work / "hyp.yaml"
     hyp.write_text("{}")
     assert new_run(options(work, data="own.yaml", hyp=str(hyp))).options.data == "data/own.yaml"
+    monkeypatch.chdir(work.parent)
+    assert new_run(options(work, data="own", hyp=str(hyp))).options.data == "data/own.yaml"
 
 
 def test_flags(work: Path) -> None:
@@ -147,9 +146,7 @@ def test_flags(work: Path) -> None:
         "precision": "bf16",
         "freeze": [1],
     }
-    folder = train(
-        options(work, epochs=1, imgsz=60, rect=True, label_smoothing=0.1, optimizer="Adam", **changes)
-    ).folder
+    folder = train(options(work, epochs=1, imgsz=60, rect=True, label_smoothing=0.1, optimizer="Adam", **changes))
     best = load_checkpoint(folder / "weights" / "best.pt")
     assert best.names == ("item",)
     assert read_options(folder / "args.yaml").imgsz == 64
@@ -161,7 +158,7 @@ def test_flags(work: Path) -> None:
 
 
 def test_nosave_and_noval(work: Path) -> None:
-    folder = train(options(work, epochs=2, nosave=True, noval=True)).folder
+    folder = train(options(work, epochs=2, nosave=True, noval=True))
     rows = read_results(folder / "results.csv")
     assert rows[0]["AP"] == ""
     assert rows[1]["AP"] != ""
@@ -177,57 +174,50 @@ def test_nosave_and_noval(work: Path) -> None:
     ],
     ids=["nosave", "saved", "early stop"],
 )
-def test_best_of_the_first_epoch(
-    work: Path, monkeypatch: pytest.MonkeyPatch, aps: list[float], changes: dict[str, object]
-) -> None:
-    seen = []
+def test_best_of_the_first_epoch(work: Path, aps: list[float], changes: dict[str, object]) -> None:
+    class Judge(Callback):
+        """Says what the AP is, and keeps what it is of."""
 
-    def score(model: torch.nn.Module, run: Run) -> Mapping[str, float]:
-        seen.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
-        return {"AP": aps[len(seen) - 1]}
+        def __init__(self) -> None:
+            self.seen: list[dict[str, torch.Tensor]] = []
 
-    monkeypatch.setattr("yolorep.training.run._score", score)
-    folder = train(options(work, **changes)).folder
-    assert len(seen) == len(aps)
+        def on_batch(self, trainer: Trainer, batch: object, iteration: int) -> None:
+            trainer.evaluate = self
+
+        def __call__(self, model: nn.Module) -> Scores:
+            self.seen.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
+            return Scores({"AP": aps[len(self.seen) - 1]})
+
+    judge = Judge()
+    folder = train(options(work, **changes), judge)
+    assert len(judge.seen) == len(aps)
     best = load_checkpoint(folder / "weights" / "best.pt").state_dict
-    assert all(torch.equal(best[name], tensor) for name, tensor in seen[0].items())
+    assert all(torch.equal(best[name], tensor) for name, tensor in judge.seen[0].items())
     assert {"weights/best.pt", "weights/last.pt", "metrics.json"} <= set(files(folder))
 
 
 def test_nosave_alone(work: Path) -> None:
-    folder = train(options(work, nosave=True, save_period=2)).folder
+    folder = train(options(work, nosave=True, save_period=2))
     assert sorted(path.name for path in (folder / "weights").iterdir()) == ["best.pt", "last.pt"]
 
 
-def test_metrics_come_before_plots(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*args: object) -> None:
-        raise RuntimeError
+def test_metrics_come_before_plots(work: Path) -> None:
+    class Blocked(Callback):
+        """A folder where a picture belongs."""
 
-    monkeypatch.setattr("yolorep.training.run.plot_evaluation", fail)
-    with pytest.raises(RuntimeError):
-        train(options(work, epochs=1))
+        def on_end(self, trainer: Trainer) -> None:
+            (work / "runs" / "exp" / "pr_curve.png").mkdir()
+
+    with pytest.raises(OSError, match=r"pr_curve\.png"):
+        train(options(work, epochs=1), Blocked(), plots=True)
     assert (work / "runs" / "exp" / "metrics.json").is_file()
-
-
-def test_vanished_images_are_not_drawn(work: Path, draws: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = train_module.table
-
-    def table(*args: object, **named: object) -> str:  # between the evaluation and the plots
-        for path in (work / "images" / "val").iterdir():
-            path.unlink()
-        return original(*args, **named)
-
-    monkeypatch.setattr("yolorep.training.run.table", table)
-    folder = train(options(work, epochs=1)).folder
-    assert "confusion_matrix.png" in files(folder)
-    assert "val_batch0.jpg" not in files(folder)
 
 
 def test_weights_of_other_classes(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = build_model(str(work / "model.yaml"), names=("a", "b", "c"))
     source.head.anchors *= 1.1
     save_checkpoint(work / "w.pt", source)
-    folder = train(options(work, epochs=1, cfg=None, weights=str(work / "w.pt"), noautoanchor=True)).folder
+    folder = train(options(work, epochs=1, cfg=None, weights=str(work / "w.pt"), noautoanchor=True))
     out = capsys.readouterr().out
     assert "the data set's 2 classes replace the 3 of" in out
     assert "transferred 23/23 tensors, class rows initialized anew" in out

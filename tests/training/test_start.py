@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from yolorep.config import Hyp, load_hyp
 from yolorep.errors import UserError
 from yolorep.models.detector import Detector, build_model
 from yolorep.training.start import freeze_layers, starting_model
@@ -110,9 +109,3 @@ def test_freeze(layers: list[int], frozen: set[int]) -> None:
 def test_wrong_freeze(layers: list[int]) -> None:
     with pytest.raises(UserError, match="--freeze"):
         freeze_layers(model("a", "b"), layers)
-
-
-def test_shipped_hyperparameters() -> None:
-    low, med = (load_hyp(f"cfg/hyp/scratch-{name}.yaml") for name in ("low", "med"))
-    assert low == Hyp()
-    assert (med.lrf, med.cls, med.obj, med.scale, med.mixup) == (0.1, 0.3, 0.7, 0.9, 0.1)

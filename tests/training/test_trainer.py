@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
@@ -11,7 +10,7 @@ from torch import nn
 
 from tests.training.tiny import TinyBatch, tiny_batches, tiny_trainer
 from yolorep.training.resume import restore_training_state, training_state
-from yolorep.training.trainer import Callback, EpochResult, MultiScale, NonFiniteLoss, Trainer
+from yolorep.training.trainer import Callback, EpochResult, MultiScale, NonFiniteLoss, Scores, Trainer
 
 
 class Recorder(Callback):
@@ -19,6 +18,7 @@ class Recorder(Callback):
         self.results: list[EpochResult] = []
         self.iterations: list[int] = []
         self.ends = 0
+        self.closed = False
 
     def on_batch(self, trainer: Trainer, batch: TinyBatch, iteration: int) -> None:
         self.iterations.append(iteration)
@@ -29,6 +29,9 @@ class Recorder(Callback):
     def on_end(self, trainer: Trainer) -> None:
         self.ends += 1
 
+    def on_close(self, trainer: Trainer) -> None:
+        self.closed = True
+
 
 def test_learns() -> None:
     recorder = Recorder()
@@ -38,7 +41,7 @@ def test_learns() -> None:
     assert recorder.iterations == list(range(100))
     assert [result.epoch for result in recorder.results] == list(range(20))
     assert [result.final for result in recorder.results] == [False] * 19 + [True]
-    assert recorder.ends == 1
+    assert recorder.ends == 1 and recorder.closed
 
 
 def test_optimizer_steps_every_accumulated_batches_and_at_the_end_of_an_epoch() -> None:
@@ -90,12 +93,14 @@ def _gradients(model: nn.Module) -> torch.Tensor:
 
 @pytest.mark.parametrize("value", [float("nan")])
 def test_non_finite_loss_stops_with_its_terms(value: float) -> None:
-    trainer = tiny_trainer()
+    recorder = Recorder()
+    trainer = tiny_trainer(callbacks=[recorder])
     with torch.no_grad():
         trainer.model.head.m.bias[0] = value
     with pytest.raises(NonFiniteLoss, match=r"iteration 0: box nan, obj nan, cls [\d.]+"):
         trainer.fit()
     assert trainer.progress.epochs_done == 0
+    assert recorder.closed and not recorder.ends
 
 
 def test_non_finite_gradients_stop_before_the_step() -> None:
@@ -128,9 +133,9 @@ def test_a_run_without_scaler_goes_on_with_one() -> None:
 def scores(values: list[float]) -> object:
     remaining = iter(values)
 
-    def evaluate(model: nn.Module) -> Mapping[str, float]:
+    def evaluate(model: nn.Module) -> Scores:
         assert not model.training
-        return {"AP": next(remaining)}
+        return Scores({"AP": next(remaining)}, {"box": 0.5})
 
     return evaluate
 
@@ -152,6 +157,7 @@ def test_evaluation_after_the_last_epoch_only() -> None:
     )
     trainer.fit()
     assert [dict(result.metrics) for result in recorder.results] == [{}, {}, {"AP": 0.2}]
+    assert [dict(result.val_losses) for result in recorder.results] == [{}, {}, {"box": 0.5}]
     assert [result.best for result in recorder.results] == [False, False, True]
 
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
-import pytest
 import torch
 import yaml
 
 from yolorep.options import TrainOptions
-from yolorep.training.trainer import Trainer
+from yolorep.training import run
+from yolorep.training.trainer import Callback, Trainer
 from yolorep.weights.load import load_checkpoint
 
 MODEL = {
@@ -71,12 +72,17 @@ def same_weights(first: Path, second: Path) -> bool:
     )
 
 
-def stop_at(monkeypatch: pytest.MonkeyPatch, iteration: int, error: BaseException) -> None:
-    original = Trainer.train_step
+def train(options: TrainOptions, *callbacks: Callback, plots: bool = False) -> Path:
+    """Trains without pictures, for drawing takes longer than training here; the run's folder."""
+    return run.train(options, callbacks=callbacks, plots=plots).folder
 
-    def step(self: Trainer, batch: object, number: int, *, last: bool) -> dict[str, float]:
-        if number == iteration:
-            raise error
-        return original(self, batch, number, last=last)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Trainer, "train_step", step)
+class StopAfter(Callback):
+    """Raises an error after the step of an iteration."""
+
+    def __init__(self, iteration: int, error: BaseException | None = None) -> None:
+        self.iteration, self.error = iteration, error or KeyboardInterrupt()
+
+    def on_batch(self, trainer: Trainer, batch: Any, iteration: int) -> None:
+        if iteration == self.iteration:
+            raise self.error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,8 +15,11 @@ from torchvision.transforms import InterpolationMode
 
 from yolorep.device import select_device
 from yolorep.errors import UserError
-from yolorep.media.sources import Frame, Unreadable, open_source
+from yolorep.formats import formats_by_suffix
+from yolorep.media.frames import Frame, Unreadable
+from yolorep.media.sources import open_source
 from yolorep.models.classifier import Classifier
+from yolorep.models.detector import Detector
 from yolorep.nn.reparam import fuse
 from yolorep.ops.prepare import to_tensor
 from yolorep.options import ClassifyOptions
@@ -95,10 +99,23 @@ def load_classifier(weights: str) -> Classifier:
     """
     if not weights:
         raise UserError("--weights: missing; expected a classifier's checkpoint or a published backbone file")
-    network = load_checkpoint(weights).build() if is_checkpoint(weights) else build_published(weights)
+    if Path(weights).suffix in formats_by_suffix():
+        raise UserError(f"{weights}: expected a classifier, found an exported detector; it runs with 'yolorep detect'")
+    network = load_checkpoint(weights).build() if is_checkpoint(weights) else _published_or_yolov5(weights)
     if not isinstance(network, Classifier):
         raise UserError(f"{weights}: expected a classifier, found a detector; it runs with 'yolorep detect'")
     return network
+
+
+def _published_or_yolov5(weights: str) -> Detector | Classifier:
+    """Not ours; YOLOv5's are read in order to say that they are detectors."""
+    try:
+        return build_published(weights)
+    except UserError as error:
+        try:
+            return load_checkpoint(weights).build()
+        except UserError:
+            raise error from None
 
 
 def preprocessing(model: Classifier, *, size: int | None = None) -> Preprocessing:

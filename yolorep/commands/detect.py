@@ -11,11 +11,12 @@ from pathlib import Path
 
 from yolorep.console import plural, progress, say
 from yolorep.data.catalog import load_data_config
-from yolorep.detections import Detections, class_name
+from yolorep.detections import Detections, class_indices, class_name
 from yolorep.drawing import draw
 from yolorep.errors import UserError
 from yolorep.files import new_run_dir
 from yolorep.inference.predictor import Predictor, Timing
+from yolorep.media.frames import Frame, Unreadable
 from yolorep.media.sinks import (
     CropSink,
     CsvSink,
@@ -27,7 +28,7 @@ from yolorep.media.sinks import (
     VideoSink,
     ViewSink,
 )
-from yolorep.media.sources import Frame, Unreadable, open_source
+from yolorep.media.sources import open_source
 from yolorep.ops.letterbox import DEFAULT_SIZE
 from yolorep.options import DetectOptions
 
@@ -49,10 +50,11 @@ def run(options: DetectOptions) -> Path | None:
     """
     if not options.source:
         raise UserError(
-            "--source is missing: expected an image, folder, glob pattern, list file, video, camera index or URL, "
-            "for example --source street.jpg"
+            "--source is missing: expected an image, folder, glob pattern, list file, video, camera index, URL, - or "
+            "screen, for example --source street.jpg"
         )
     items = open_source(options.source, vid_stride=options.vid_stride)
+    given = load_data_config(options.data).names if options.data else None
     predictor = Predictor(
         options.weights,
         device=options.device,
@@ -60,16 +62,21 @@ def run(options: DetectOptions) -> Path | None:
         confidence=options.conf_thres,
         iou=options.iou_thres,
         max_detections=options.max_det,
-        classes=options.classes,
+        classes=class_indices(options.classes, given) if options.classes and given else options.classes,
         agnostic_nms=options.agnostic_nms,
         augment=options.augment,
         half=options.half,
         nms_free=options.nms_free,
     )
     if predictor.image_size != (options.imgsz or DEFAULT_SIZE):
-        given = f"--imgsz {options.imgsz}" if options.imgsz else options.weights
-        say(f"{given}: using {predictor.image_size}, {predictor.why_image_size}")
-    names = _class_names(options, predictor)
+        asked = f"--imgsz {options.imgsz}" if options.imgsz else options.weights
+        say(f"{asked}: using {predictor.image_size}, {predictor.why_image_size}")
+    names = given or predictor.names
+    if len(names) != len(predictor.names):
+        raise UserError(
+            f"{options.data}: expected names of the {len(predictor.names)} classes of {options.weights}, "
+            f"found {len(names)}; leave --data out to use those in the weights"
+        )
     with ExitStack() as stack:
         view = stack.enter_context(ViewSink()) if options.view_img else None
         items = _skip_unreadable(items, options.source)  # a run folder appears once there is something to put into it
@@ -97,7 +104,15 @@ def run(options: DetectOptions) -> Path | None:
 
 @dataclass
 class _Summary:
-    """What was found in one input."""
+    """What was found in one input.
+
+    Attributes:
+        path: the input.
+        frames: images looked at.
+        video: it is no still image.
+        counts: how many objects of each class, in a video: how many frames with any. The same object is in many frames.
+        timing: all frames together.
+    """
 
     path: str
     frames: int = 0
@@ -108,20 +123,24 @@ class _Summary:
     def update(self, frame: Frame, detections: Detections, timing: Timing) -> None:
         self.frames += 1
         self.video = frame.is_video
-        self.counts.update(detections.class_id.tolist())
+        classes = detections.class_id.tolist()
+        self.counts.update(set(classes) if self.video else classes)
         self.timing += timing
 
     def add(self, other: _Summary) -> None:
+        """Adds what :meth:`speed` says."""
         self.frames += other.frames
-        self.counts.update(other.counts)
         self.timing += other.timing
 
     def line(self, names: Sequence[str]) -> str:
-        found = [plural(class_name(names, class_id), count) for class_id, count in sorted(self.counts.items())]
-        parts = [plural("frame", self.frames)] if self.video else []
-        milliseconds = 1000 * self.timing.total / self.frames
-        parts += [*(found or ["nothing found"]), f"{milliseconds:.1f} ms" + ("/frame" if self.video else "")]
-        return f"{self.path}: {', '.join(parts)}"
+        counts = [(class_name(names, class_id), count) for class_id, count in sorted(self.counts.items())]
+        milliseconds = f"{1000 * self.timing.total / self.frames:.1f} ms"
+        if self.video:
+            parts = [plural("frame", self.frames), *(f"{name} in {count}" for name, count in counts)]
+            milliseconds += "/frame"
+        else:
+            parts = [plural(name, count) for name, count in counts]
+        return f"{self.path}: {', '.join([*parts, *([] if counts else ['nothing found']), milliseconds])}"
 
     def speed(self) -> str:
         each = 1000 / max(self.frames, 1)
@@ -203,18 +222,6 @@ def _skip_unreadable(items: Iterator[Frame | Unreadable], source: str) -> Iterat
         f"--source {source}: none of {len(problems)} inputs can be read, "
         f"the first is {problems[0].path}: {problems[0].reason}"
     )
-
-
-def _class_names(options: DetectOptions, predictor: Predictor) -> Sequence[str]:
-    if options.data is None:
-        return predictor.names
-    names = load_data_config(options.data).names
-    if len(names) != len(predictor.names):
-        raise UserError(
-            f"{options.data}: expected names of the {len(predictor.names)} classes of {options.weights}, "
-            f"found {len(names)}; leave --data out to use those in the weights"
-        )
-    return names
 
 
 def _problem(item: Unreadable) -> str:

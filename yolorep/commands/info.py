@@ -11,6 +11,7 @@ from torch import nn
 
 from yolorep.inference.open import load_network
 from yolorep.models.detector import Detector
+from yolorep.models.graph import Source
 from yolorep.models.heads.raw import Raw
 from yolorep.models.image_size import counted_size
 from yolorep.models.network import Network
@@ -59,7 +60,7 @@ def layer_table(model: Network, fused: Network, *, image_size: int) -> list[dict
     return [
         {
             "index": index,
-            "from": route if isinstance(route, int) else list(route),
+            "from": [*map(_plain, route)] if isinstance(route, tuple) else _plain(route),
             "module": _kind(layer),
             "shape": shapes[index],
             "params": count_parameters(layer),
@@ -107,7 +108,7 @@ def _output_shapes(model: Network, image_size: int) -> list[list[int]]:
     shapes: list[list[int]] = []
 
     def note(_module: nn.Module, _inputs: Any, output: Any) -> None:
-        tensor = output.levels[0] if isinstance(output, Raw) else output
+        tensor = output.levels[0] if isinstance(output, Raw) else output[-1] if isinstance(output, list) else output
         shapes.append(list(tensor.shape[1:]))
 
     hooks = [layer.register_forward_hook(note) for layer in model.model]
@@ -115,6 +116,11 @@ def _output_shapes(model: Network, image_size: int) -> list[list[int]]:
     for hook in hooks:
         hook.remove()
     return shapes
+
+
+def _plain(source: Source) -> int | str:
+    """What a layer reads, for JSON: the index of a layer, or ``1[0]``, the first feature of layer 1."""
+    return source if isinstance(source, int) else str(source)
 
 
 def _kind(layer: nn.Module) -> str:
@@ -132,7 +138,7 @@ def _table(info: dict[str, Any], name: str) -> str:
     )
     lines = [header + (f"{'ms':>9}{'fused':>9}" if timed else "")]
     for layer in info["layers"]:
-        source, shape = str(layer["from"]), "x".join(map(str, layer["shape"]))
+        source, shape = str(layer["from"]).replace("'", ""), "x".join(map(str, layer["shape"]))
         line = (
             f"{layer['index']:4d} {source:>14}  {layer['module']:18}{shape:>18}{layer['params']:14,d}"
             f"{layer['params_fused']:14,d}{layer['gflops']:9.3f}{layer['gflops_fused']:9.3f}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 _NO_UPLOAD = "leave it out; nothing is uploaded"
-_TENSORBOARD = "leave it out; TensorBoard logs are written when it is installed"
+_WANDB = "use --log wandb, and W&B's own variables such as WANDB_ENTITY"
 _SEARCH = "try values in a copy of cfg/hyp/scratch-low.yaml and pass it with --hyp"
 _NMS = "leave it out; NMS runs after the file"
 _FLOAT32 = "leave it out; files are float32"
@@ -20,9 +20,9 @@ REPLACED: dict[str, dict[str, str]] = {
         "--noplots": "leave it out; plots are drawn once, at the end",
         "--bucket": _NO_UPLOAD,
         "--upload_dataset": _NO_UPLOAD,
-        "--entity": _TENSORBOARD,
-        "--bbox_interval": _TENSORBOARD,
-        "--artifact_alias": _TENSORBOARD,
+        "--entity": _WANDB,
+        "--bbox_interval": _WANDB,
+        "--artifact_alias": _WANDB,
         "--ndjson-console": "read results.csv in the run folder",
         "--ndjson-file": "read results.csv in the run folder",
         "--local_rank": "leave it out; training uses one process",

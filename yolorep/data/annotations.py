@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -63,6 +63,37 @@ class Truth:
     area: NDArray[np.float64]
     crowd: NDArray[np.bool_]
 
+    @classmethod
+    def of_boxes(cls, boxes: NDArray[np.float64], counts: NDArray[np.int64], sizes: NDArray[np.int32]) -> Truth:
+        """Objects of which nothing but the box is known: none is a crowd, and the area is the box's.
+
+        Args:
+            boxes: (m, 5) ``class, cx, cy, w, h``, normalized, those of an image together.
+            counts: (n,) boxes of each image.
+            sizes: (n, 2) height and width of the images in pixels.
+        """
+        image = np.repeat(np.arange(len(counts)), counts)
+        scale = sizes[image][:, ::-1].astype(np.float64)
+        size = boxes[:, 3:] * scale
+        return cls(
+            image=image,
+            class_id=boxes[:, 0].astype(np.int64),
+            xywh=np.concatenate([boxes[:, 1:3] * scale - size / 2, size], axis=1),
+            area=size.prod(axis=1),
+            crowd=np.zeros(len(boxes), bool),
+        )
+
+    def of_images(self, chosen: NDArray[np.bool_]) -> Truth:
+        """The objects of the images for which ``chosen`` is true, and which are numbered without the others."""
+        keep = chosen[self.image]
+        return Truth(
+            image=(np.cumsum(chosen) - 1)[self.image[keep]],
+            class_id=self.class_id[keep],
+            xywh=self.xywh[keep],
+            area=self.area[keep],
+            crowd=self.crowd[keep],
+        )
+
 
 @dataclass(frozen=True)
 class Annotations:
@@ -96,7 +127,7 @@ class Annotations:
         *,
         paths: Iterable[str],
         sizes: NDArray[np.int32],
-        image_ids: list[int] | list[str],
+        image_ids: Sequence[int | str],
         truth: Truth,
     ) -> Annotations:
         """Derives the training boxes from the truth: no crowds, clipped to the image, nothing without an area."""

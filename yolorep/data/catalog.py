@@ -3,38 +3,23 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from yolorep.config import find_config, load_yaml, resources_dir
 from yolorep.console import say
-from yolorep.data.coco import read_coco
 from yolorep.data.download import Download, download_all, parse_downloads
+from yolorep.data.readers import READERS
+from yolorep.data.readers.base import NotThere, Places, Reader
 from yolorep.data.shapes import ShapesOptions, parse_shapes, render_shapes
 from yolorep.errors import UserError, suggest
-from yolorep.images import IMAGE_SUFFIXES
 
 SPLITS = ("train", "val", "test")
 _KEYS = ("path", *SPLITS, "names", "nc", "download", "generate")
 #: Written into data YAMLs by annotation tools; tells nothing about the data.
 _IGNORED_KEYS = frozenset({"roboflow", "author", "description", "license"})
-
-
-@dataclass(frozen=True)
-class CocoEntry:
-    """A split given as COCO JSON, as written in the YAML."""
-
-    images: str
-    annotations: str
-
-
-@dataclass(frozen=True)
-class CocoSource:
-    """A split given as COCO JSON, found on disk."""
-
-    images: Path
-    annotations: Path
 
 
 @dataclass(frozen=True)
@@ -45,14 +30,14 @@ class DataConfig:
         source: the YAML file.
         names: class names; from the COCO JSON's categories if the YAML has none.
         roots: folders that relative entries are looked up in, best first.
-        splits: "train", "val", "test" -> folders and list files, or a COCO entry, as written in the YAML.
+        splits: "train", "val", "test" -> the reader of its label format.
         shapes: set when the data is rendered instead of stored.
     """
 
     source: Path
     names: tuple[str, ...]
     roots: tuple[Path, ...]
-    splits: dict[str, tuple[str, ...] | CocoEntry]
+    splits: dict[str, Reader]
     shapes: ShapesOptions | None = None
 
     @property
@@ -60,39 +45,39 @@ class DataConfig:
         """Number of classes."""
         return len(self.names)
 
-    def resolve(self, split: str) -> list[str] | CocoSource:
-        """Finds a split on disk: the image files of folders and lists, or the two places of a COCO entry.
-
-        Rendered data is rendered now if it has not been.
+    def places(self, split: str) -> Places:
+        """Where the paths of a split are looked up. Rendered data is rendered now if it has not been.
 
         Raises:
-            UserError: if the split is not in the YAML, is not there (naming every path tried) or has no images.
+            UserError: if the split is not in the YAML.
         """
         if split not in self.splits:
             raise UserError(f"{self.source}: expected an entry '{split}', found only {', '.join(self.splits)}")
         roots = (render_shapes(self.shapes),) if self.shapes else self.roots
-        entry = self.splits[split]
-        where = f"{self.source}: {split}"
-        if isinstance(entry, CocoEntry):
-            return CocoSource(_find(entry.images, roots, where), _find(entry.annotations, roots, where))
-        images: list[str] = []
-        for text in entry:
-            found = _find(text, roots, where)
-            images += _list_folder(found, where) if found.is_dir() else _list_file(found, roots, where)
-        return list(dict.fromkeys(images))
+        return Places(roots, f"{self.source}: {split}")
+
+    def images(self, split: str) -> list[str]:
+        """Image files of a split, found without reading labels; ``load_annotations`` tells which of them are usable.
+
+        Raises:
+            UserError: if the split is not in the YAML, is not there (naming every path tried) or has no images.
+        """
+        places = self.places(split)
+        return self.splits[split].images(places)
 
 
-def load_data_config(name: str | Path, *, download: bool = False) -> DataConfig:
+def load_data_config(name: str | Path, *, download: bool = False, readers: Sequence[type[Reader]] = ()) -> DataConfig:
     """Reads a data YAML.
 
     Args:
         name: file name, looked up in the working directory, then among the packaged files.
         download: fetch the data the YAML lists under ``download`` if a split is missing.
+        readers: label formats of your own, beside those of ``READERS``.
 
     Raises:
         UserError: one line listing every fault of the file.
     """
-    source = find_config(name)
+    source = find_config(name, "data")
     content = load_yaml(source)
     if not isinstance(content, dict):
         raise UserError(f"{source}: expected a mapping with train, val and names, found {type(content).__name__}")
@@ -102,10 +87,11 @@ def load_data_config(name: str | Path, *, download: bool = False) -> DataConfig:
         if key not in _KEYS and key not in _IGNORED_KEYS
     ]
     names = _parse_names(content.get("names"), content.get("nc"), faults)
+    given = {split: content[split] for split in SPLITS if content.get(split) is not None}
     splits = {
-        split: entry
-        for split in SPLITS
-        if content.get(split) is not None and (entry := _parse_entry(split, content[split], faults)) is not None
+        split: reader
+        for split, entry in given.items()
+        if (reader := _parse_entry(split, entry, (*READERS, *readers), faults)) is not None
     }
     root = content.get("path")
     if root is not None and not isinstance(root, str):
@@ -119,9 +105,9 @@ def load_data_config(name: str | Path, *, download: bool = False) -> DataConfig:
         say(f"{source}: the download script is ignored; only lists of url, sha256 and to are used")
     elif content.get("download") is not None:
         downloads = parse_downloads(content["download"], faults)
-    if not any(content.get(split) is not None for split in SPLITS):
+    if not given:
         faults.append("expected at least one of train, val, test")
-    if names is None and not any(isinstance(entry, CocoEntry) for entry in splits.values()):
+    if names is None and not any(reader.knows_names for reader in splits.values()):
         faults.append("names: missing (a list of class names)")
     if faults:
         raise UserError(f"{source}: {'; '.join(faults)}")
@@ -133,7 +119,7 @@ def load_data_config(name: str | Path, *, download: bool = False) -> DataConfig:
         else:
             download_all(downloads, _download_root(source, roots))
     if names is None:
-        names = _coco_names(source, splits, roots)
+        names = _names_of_files(source, splits, roots)
     return DataConfig(source=source, names=names, roots=roots, splits=splits, shapes=shapes)
 
 
@@ -164,26 +150,24 @@ def _parse_names(names: Any, nc: Any, faults: list[str]) -> tuple[str, ...] | No
     return tuple(map(str, names))
 
 
-def _parse_entry(split: str, value: Any, faults: list[str]) -> tuple[str, ...] | CocoEntry | None:
-    if isinstance(value, str):
-        return (value,)
-    if isinstance(value, list) and value and all(isinstance(item, str) for item in value):
-        return tuple(value)
-    if isinstance(value, dict) and value:
-        keys = ("images", "annotations")
-        unknown = [f"{split}.{key}: unknown key{suggest(str(key), keys)}" for key in value if key not in keys]
-        unknown += [
-            f"{split}.{key}: expected a path, found {value.get(key)!r}"
-            for key in keys
-            if not isinstance(value.get(key), str)
-        ]
-        faults += unknown
-        return None if unknown else CocoEntry(**value)
-    faults.append(
-        f"{split}: expected a folder, a list file, a list of these, or {{images: DIR, annotations: FILE.json}}, "
-        f"found {str(value)[:80]}"
-    )
-    return None
+def _parse_entry(split: str, value: Any, readers: Sequence[type[Reader]], faults: list[str]) -> Reader | None:
+    texts = [value] if isinstance(value, str) else value
+    if isinstance(texts, list) and texts and all(isinstance(text, str) for text in texts):
+        return next(reader for reader in readers if not reader.keys)(tuple(texts))
+    if not isinstance(value, dict) or not value:
+        *forms, last = (reader.form for reader in readers)
+        faults.append(f"{split}: expected {', '.join(forms)}, or {last}, found {str(value)[:80]}")
+        return None
+    # The format meant is the one most of whose keys are there: a wrong one is told as such.
+    reader = max((reader for reader in readers if reader.keys), key=lambda reader: len(value.keys() & set(reader.keys)))
+    wrong = [f"{split}.{key}: unknown key{suggest(str(key), reader.keys)}" for key in value if key not in reader.keys]
+    wrong += [
+        f"{split}.{key}: expected a path, found {value.get(key)!r}"
+        for key in reader.keys
+        if not isinstance(value.get(key), str)
+    ]
+    faults += wrong
+    return None if wrong else reader(tuple(value[key] for key in reader.keys))
 
 
 def _roots(source: Path, path: str | None) -> tuple[Path, ...]:
@@ -192,61 +176,12 @@ def _roots(source: Path, path: str | None) -> tuple[Path, ...]:
     return tuple(dict.fromkeys(Path(os.path.abspath(place / folder)) for place in places))
 
 
-def _candidates(text: str, roots: tuple[Path, ...]) -> list[Path]:
-    places = [root / Path(text).expanduser() for root in roots]
-    if text.startswith("../"):
-        # Roboflow writes ../train/images for a folder beside the YAML.
-        places.append(roots[0] / text.removeprefix("../"))
-    return list(dict.fromkeys(Path(os.path.abspath(place)) for place in places))
-
-
-def _find(text: str, roots: tuple[Path, ...], where: str) -> Path:
-    tried = _candidates(text, roots)
-    for path in tried:
-        if path.exists():
-            return path
-    raise UserError(f"{where}: {text} does not exist; tried {', '.join(map(str, tried))}")
-
-
-def _list_folder(folder: Path, where: str) -> list[str]:
-    images = sorted(
-        os.path.join(parent, name)
-        for parent, _, names in os.walk(folder, followlinks=True)
-        for name in names
-        # A leading dot: AppleDouble files and the like.
-        if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not name.startswith(".")
+def _complete(splits: dict[str, Reader], roots: tuple[Path, ...]) -> bool:
+    return all(
+        any(path.exists() for path in Places(roots, split).candidates(text))
+        for split, reader in splits.items()
+        for text in reader.paths
     )
-    if not images:
-        raise UserError(f"{where}: expected images ({' '.join(sorted(IMAGE_SUFFIXES))}), found none in {folder}")
-    return images
-
-
-def _list_file(file: Path, roots: tuple[Path, ...], where: str) -> list[str]:
-    try:
-        lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"{where}: expected a folder or a text file with one image a line, found {file} ({error})"
-        ) from error
-    places = tuple(map(str, dict.fromkeys((file.parent, *roots, Path.cwd()))))
-    images = []
-    for line in filter(None, lines):
-        tried = [os.path.abspath(os.path.join(place, line)) for place in places]
-        # One that is nowhere is kept: the scan reports it beside the unreadable ones.
-        images.append(next(filter(os.path.exists, tried), tried[0]))
-    if not any(map(os.path.exists, images)):
-        found = f"first line tried as {', '.join(dict.fromkeys(tried))}" if images else "the file is empty"
-        raise UserError(f"{where}: expected one image path a line in {file}, found no image that exists; {found}")
-    return images
-
-
-def _complete(splits: dict[str, tuple[str, ...] | CocoEntry], roots: tuple[Path, ...]) -> bool:
-    texts = [
-        text
-        for entry in splits.values()
-        for text in ((entry.images, entry.annotations) if isinstance(entry, CocoEntry) else entry)
-    ]
-    return all(any(path.exists() for path in _candidates(text, roots)) for text in texts)
 
 
 def _download_root(source: Path, roots: tuple[Path, ...]) -> Path:
@@ -255,16 +190,12 @@ def _download_root(source: Path, roots: tuple[Path, ...]) -> Path:
     return roots[-1] if packaged else roots[0]
 
 
-def _coco_names(
-    source: Path, splits: dict[str, tuple[str, ...] | CocoEntry], roots: tuple[Path, ...]
-) -> tuple[str, ...]:
-    # val first: its file is usually the smaller one.
-    entries = [
-        (split, entry) for split in ("val", "test", "train") if isinstance(entry := splits.get(split), CocoEntry)
-    ]
-    for _, entry in entries:
-        for path in _candidates(entry.annotations, roots):
-            if path.is_file():
-                return tuple(read_coco(path).category_names)
-    split, entry = entries[0]
-    return tuple(read_coco(_find(entry.annotations, roots, f"{source}: {split}")).category_names)
+def _names_of_files(source: Path, splits: dict[str, Reader], roots: tuple[Path, ...]) -> tuple[str, ...]:
+    missing: list[NotThere] = []
+    for split in ("val", "test", "train"):  # val first: its file is usually the smaller one
+        if split in splits and splits[split].knows_names:
+            try:
+                return splits[split].names(Places(roots, f"{source}: {split}"))
+            except NotThere as error:
+                missing.append(error)
+    raise missing[0]

@@ -1,20 +1,22 @@
-"""Images of a split, resized so that the long side is the training or evaluation size."""
+"""Images with labels, resized so that the long side is the training or evaluation size: from files, or your own."""
 
 from __future__ import annotations
 
 import hashlib
+import io
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from yolorep.config import cache_dir
 from yolorep.console import progress, say
-from yolorep.data.annotations import Annotations
+from yolorep.data.annotations import Annotations, Truth
 from yolorep.data.cache import file_state
 from yolorep.errors import UserError
 from yolorep.images import ImageError, read_image
@@ -28,6 +30,36 @@ def resized_shape(size: tuple[int, int], image_size: int) -> tuple[int, int]:
     longest = max(size)
     # In integers: 375 * (640 / 500) is a little more than 480 in floats.
     return -(-size[0] * image_size // longest), -(-size[1] * image_size // longest)
+
+
+class Dataset(Protocol):
+    """What can be trained on and evaluated: any object with these four.
+
+    :class:`DetectionDataset` reads files; :class:`SequenceDataset` makes one of images of your own.
+    """
+
+    @property
+    def annotations(self) -> Annotations:
+        """Class names, and for every image its name (a path or any text), size and boxes."""
+        ...
+
+    @property
+    def image_size(self) -> int:
+        """Long side of the loaded images in pixels."""
+        ...
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether images are there at once, so that processes to load them would only take time."""
+        ...
+
+    def load_image(self, index: int) -> NDArray[np.uint8]:
+        """One image: (height, width, 3) uint8 BGR, the :func:`resized_shape` of its size. It is not written to.
+
+        Raises:
+            UserError: if it cannot be loaded.
+        """
+        ...
 
 
 class DetectionDataset:
@@ -68,18 +100,9 @@ class DetectionDataset:
         return len(self.annotations)
 
     @property
-    def names(self) -> tuple[str, ...]:
-        """Class names."""
-        return self.annotations.names
-
-    @property
     def in_memory(self) -> bool:
         """Whether every image is kept decoded in memory."""
         return self._pixels is not None
-
-    def labels(self, index: int) -> NDArray[np.float32]:
-        """Training boxes of one image: (k, 5) float32 ``class, cx, cy, w, h``, normalized. Not to be written to."""
-        return self.annotations.labels(index)
 
     def load_image(self, index: int) -> NDArray[np.uint8]:
         """Returns one image: (height, width, 3) uint8 BGR of shape ``self.shapes[index]``. Not to be written to.
@@ -105,15 +128,10 @@ class DetectionDataset:
             image = read_image(path, shrink=max(shrink for shrink in (1, 2, 4, 8) if shrink <= max(ratio, 1)))
         except ImageError as error:
             raise UserError(f"{path}: {error}; it could be read when the data set was scanned") from error
-        height, width = self.shapes[index].tolist()
-        if image.shape[:2] == (height, width):
-            return image
-        by_area = not self._training and max(image.shape[:2]) > self.image_size
-        method = cv2.INTER_AREA if by_area else cv2.INTER_LINEAR
-        return np.asarray(cv2.resize(image, (width, height), interpolation=method), np.uint8)
+        return _resize(image, tuple(self.shapes[index].tolist()), by_area=not self._training)
 
     def _fill_memory(self) -> None:
-        needed, free = int(self._starts[-1]), _free_memory()
+        needed, free = int(self._starts[-1]), free_memory()
         if free is not None and needed > free * _MEMORY_SHARE:
             say(
                 f"images are not cached: {needed / 1e9:.1f} GB needed, {free / 1e9:.1f} GB of memory free; "
@@ -144,7 +162,9 @@ class DetectionDataset:
         # Renamed, so that nobody reads half a file. Not fsynced: what a power cut damages is decoded again.
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            np.save(temporary, image, allow_pickle=False)
+            packed = io.BytesIO()  # NumPy writing to the disk itself would not say why it cannot
+            np.save(packed, image, allow_pickle=False)
+            temporary.write_bytes(packed.getbuffer())
             temporary.replace(file)
         except OSError as error:
             raise UserError(
@@ -167,7 +187,118 @@ class DetectionDataset:
                 pass
 
 
-def _free_memory() -> int | None:
+class Items(Protocol):
+    """A list, or anything else with a length and an index."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int, /) -> tuple[NDArray[np.uint8], ArrayLike]: ...
+
+
+class SequenceDataset:
+    """Images and boxes of your own.
+
+    Every item is looked at once here, for the image's size and its boxes. Its image is asked for again whenever it is
+    needed, with several workers from several processes.
+
+    Example:
+        Frames of a video, boxes from a table; a list of pairs does as well::
+
+            class Frames:
+                def __len__(self) -> int:
+                    return len(TABLE)
+
+                def __getitem__(self, index: int):
+                    image = read_frame(index)  # (height, width, 3) uint8, BGR as OpenCV reads it
+                    boxes = TABLE[index]  # class, cx, cy, w, h in shares of the image: [[0, 0.5, 0.5, 0.2, 0.4]]
+                    return image, boxes
+
+            dataset = SequenceDataset(Frames(), ["car", "bus"], image_size=640)
+            for batch in train_loader(dataset, Hyp(), batch_size=16):
+                ...
+            evaluate(backend, dataset, batch_size=16).metrics["AP"]
+
+    Args:
+        items: item ``i`` is (image, boxes): (height, width, 3) uint8 BGR, always of the same size, and (k, 5)
+            ``class, cx, cy, w, h``, normalized.
+        names: class names; class ids are indices of them.
+        image_size: long side of the loaded images in pixels.
+
+    Raises:
+        UserError: if an item is something else.
+    """
+
+    def __init__(self, items: Items, names: Sequence[str], *, image_size: int) -> None:
+        self.items = items
+        self.image_size = image_size
+        self.in_memory = isinstance(items, list)
+        sizes, rows = np.zeros((len(items), 2), np.int32), [np.zeros((0, 5))]
+        for index in progress(range(len(items)), desc="looking at images", unit="images"):
+            image, boxes = items[index]
+            sizes[index] = _checked_image(image, index).shape[:2]
+            rows.append(_checked_boxes(boxes, len(names), index))
+        counts = np.array([len(boxes) for boxes in rows[1:]], np.int64)
+        self.annotations = Annotations.of(
+            tuple(names),
+            tuple(range(len(names))),
+            paths=[f"item {index}" for index in range(len(items))],
+            sizes=sizes,
+            image_ids=range(len(items)),
+            truth=Truth.of_boxes(np.concatenate(rows), counts, sizes),
+        )
+
+    def __len__(self) -> int:
+        return len(self.annotations)
+
+    def load_image(self, index: int) -> NDArray[np.uint8]:
+        """One image: (height, width, 3) uint8 BGR, its long side ``image_size``; shrunk by area.
+
+        Raises:
+            UserError: if it is no longer of the size it was.
+        """
+        image = _checked_image(self.items[index][0], index)
+        height, width = self.annotations.sizes[index].tolist()
+        if image.shape[:2] != (height, width):
+            raise UserError(
+                f"item {index}: expected an image of {width}x{height} pixels, as it was at first, "
+                f"found {image.shape[1]}x{image.shape[0]}"
+            )
+        return _resize(image, resized_shape((height, width), self.image_size), by_area=True)
+
+
+def _checked_image(image: object, index: int) -> NDArray[np.uint8]:
+    found = type(image).__name__
+    if isinstance(image, np.ndarray):
+        if image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3 and image.size:
+            return image
+        found = f"{image.dtype} {image.shape}"
+    raise UserError(f"item {index}: expected an image (height, width, 3) of uint8 BGR pixels, found {found}")
+
+
+def _checked_boxes(boxes: ArrayLike, num_classes: int, index: int) -> NDArray[np.float64]:
+    rows = np.asarray(boxes, np.float64)
+    if not rows.size:
+        return np.zeros((0, 5))
+    if rows.ndim != 2 or rows.shape[1] != 5:
+        raise UserError(f"item {index}: expected boxes (k, 5) of class, cx, cy, w, h, found the shape {rows.shape}")
+    known = np.isin(rows[:, 0], np.arange(num_classes))
+    good = known & (rows[:, 1:] >= 0).all(axis=1) & (rows[:, 1:] <= 1).all(axis=1)
+    if not good.all():
+        raise UserError(
+            f"item {index}: expected boxes of a class id below {num_classes} and cx, cy, w, h in shares of the image, "
+            f"0 to 1, found {rows[~good][0].tolist()}"
+        )
+    return rows
+
+
+def _resize(image: NDArray[np.uint8], shape: tuple[int, int], *, by_area: bool) -> NDArray[np.uint8]:
+    """Resizes; ``by_area`` averages pixels where it shrinks."""
+    if image.shape[:2] == shape:
+        return image
+    method = cv2.INTER_AREA if by_area and max(image.shape[:2]) > max(shape) else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(image, shape[::-1], interpolation=method), np.uint8)
+
+
+def free_memory() -> int | None:
     """Bytes a program can still take, or None where that is not known."""
     try:
         with open("/proc/meminfo", encoding="ascii") as file:

@@ -13,11 +13,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import Dataset as TorchDataset
 
 from yolorep.config import Hyp
 from yolorep.data import transforms
-from yolorep.data.dataset import DetectionDataset, resized_shape
+from yolorep.data.dataset import Dataset, resized_shape
 from yolorep.errors import UserError
 from yolorep.ops.letterbox import LetterBox, rect_shape
 from yolorep.ops.prepare import write_rgb
@@ -99,8 +100,8 @@ class _TrainKey(NamedTuple):
 class _TrainBatches:
     """Makes a training batch from its key. The draws depend on seed, epoch and image only, not on who makes it."""
 
-    def __init__(self, dataset: DetectionDataset, hyp: Hyp, *, seed: int) -> None:
-        self.dataset, self.hyp, self.seed = dataset, hyp, seed
+    def __init__(self, dataset: Dataset, hyp: Hyp, *, seed: int) -> None:
+        self.dataset, self.annotations, self.hyp, self.seed = dataset, dataset.annotations, hyp, seed
 
     def __call__(self, key: _TrainKey) -> Batch:
         height, width = key.shape
@@ -114,7 +115,7 @@ class _TrainBatches:
             rows[:, 0] = position
             rows[:, 1:] = transforms.to_normalized(boxes, key.shape)
             targets.append(rows)
-        paths = [self.dataset.annotations.paths[index] for index in key.indices]
+        paths = [self.annotations.paths[index] for index in key.indices]
         return Batch(torch.from_numpy(images), torch.from_numpy(np.concatenate(targets)), paths)
 
     def _augment(
@@ -124,22 +125,21 @@ class _TrainBatches:
         if mosaic and rng.random() < hyp.mosaic:
             image, boxes = self._mosaic(index, rng)
             if rng.random() < hyp.mixup:
-                other, other_boxes = self._mosaic(int(rng.integers(len(self.dataset))), rng)
+                other, other_boxes = self._mosaic(int(rng.integers(len(self.annotations))), rng)
                 image, boxes = transforms.mixup(image, other, rng), np.concatenate([boxes, other_boxes])
         else:
-            dataset = self.dataset
             image, boxes = transforms.letterbox_affine(
-                dataset.load_image(index), dataset.labels(index), rng, hyp, target=shape
+                self.dataset.load_image(index), self.annotations.labels(index), rng, hyp, target=shape
             )
         return transforms.random_flips(transforms.random_hsv(image, rng, hyp), boxes, rng, hyp)
 
     def _mosaic(self, index: int, rng: np.random.Generator) -> tuple[transforms.Image, transforms.Boxes]:
-        dataset = self.dataset
-        four = rng.permutation([index, *rng.integers(len(dataset), size=3)]).tolist()
+        dataset, annotations = self.dataset, self.annotations
+        four = rng.permutation([index, *rng.integers(len(annotations), size=3)]).tolist()
         return transforms.mosaic(
             lambda position: dataset.load_image(four[position]),
-            [tuple(dataset.shapes[member].tolist()) for member in four],
-            [dataset.labels(member) for member in four],
+            [resized_shape((height, width), dataset.image_size) for height, width in annotations.sizes[four].tolist()],
+            [annotations.labels(member) for member in four],
             rng,
             self.hyp,
             image_size=dataset.image_size,
@@ -150,7 +150,7 @@ class _TrainOrder(Sampler[_TrainKey]):
     """The batches of an epoch."""
 
     def __init__(
-        self, dataset: DetectionDataset, sampler: EpochSampler, *, batch_size: int, seed: int, rect: bool, stride: int
+        self, dataset: Dataset, sampler: EpochSampler, *, batch_size: int, seed: int, rect: bool, stride: int
     ) -> None:
         self.sampler, self.batch_size, self.seed, self.epoch, self.mosaic = sampler, batch_size, seed, 0, True
         self.shape = (dataset.image_size, dataset.image_size)
@@ -211,7 +211,7 @@ class _Loader(Generic[B]):
             yield batch
 
 
-class _Guarded(Dataset[Any]):
+class _Guarded(TorchDataset[Any]):
     """Hands errors meant for the user to the main process as they are; torch would wrap them in a traceback."""
 
     def __init__(self, make: Callable[[Any], Any]) -> None:
@@ -259,7 +259,7 @@ class EvalLoader(_Loader[EvalBatch]):
 
 
 def train_loader(
-    dataset: DetectionDataset,
+    dataset: Dataset,
     hyp: Hyp,
     *,
     batch_size: int,
@@ -291,12 +291,12 @@ def train_loader(
     """
     if not len(dataset.annotations.boxes):
         raise UserError(
-            f"expected labelled objects to train on, found none in {len(dataset)} images "
+            f"expected labelled objects to train on, found none in {len(dataset.annotations)} images "
             f"(the first is {dataset.annotations.paths[0]}); labels belong in the sibling folder 'labels'"
         )
     order = _TrainOrder(
         dataset,
-        sampler if sampler is not None else ShuffleSampler(len(dataset), seed),
+        sampler if sampler is not None else ShuffleSampler(len(dataset.annotations), seed),
         batch_size=batch_size,
         seed=seed,
         rect=rect,
@@ -312,7 +312,7 @@ class _EvalKey(NamedTuple):
 
 
 class _EvalBatches:
-    def __init__(self, dataset: DetectionDataset) -> None:
+    def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
 
     def __call__(self, key: _EvalKey) -> EvalBatch:
@@ -334,7 +334,7 @@ def eval_letterbox(source: tuple[int, int], target: tuple[int, int], *, image_si
 
 
 def eval_loader(
-    dataset: DetectionDataset,
+    dataset: Dataset,
     *,
     batch_size: int,
     stride: int = 32,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from yolorep.detections import Detections
-from yolorep.evaluation.metrics import Matches
+from yolorep.evaluation.bootstrap import Pairing
 from yolorep.ops.boxes import box_iou
 
 #: Thresholds looked at are multiples of 1 / STEPS.
@@ -40,28 +41,28 @@ class ConfidenceCurves:
     best_f1: float
 
 
-def confidence_curves(matches: Matches, *, lowest: float = 0.0) -> ConfidenceCurves:
+def confidence_curves(pairings: Sequence[Pairing], *, lowest: float = 0.0) -> ConfidenceCurves:
     """Counts what is left of an evaluation's detections above each threshold.
 
     Args:
-        matches: the detections, right and wrong.
+        pairings: of each class, what pycocotools paired its detections with.
         lowest: confidence above which the evaluation looked: what lies below cannot be told.
     """
     first = min(math.ceil(round(lowest * STEPS, 6)), STEPS)
     thresholds = np.arange(first, STEPS + 1) / STEPS
-    found, right = np.zeros((2, len(matches.objects), len(thresholds)))
-    for class_id in range(len(matches.objects)):
-        own = matches.class_id == class_id
-        found[class_id] = _count_above(matches.confidence[own], thresholds)
-        right[class_id] = _count_above(matches.confidence[own & matches.correct], thresholds)
-    objects = np.where(matches.objects > 0, matches.objects, np.nan)[:, None]
-    precision = np.where(found > 0, right / np.maximum(found, 1), 1.0)
+    found, right = np.zeros((2, len(pairings), len(thresholds)))
+    for class_id, pairing in enumerate(pairings):
+        found[class_id] = _count_above(pairing.confidence[~pairing.ignored[0]], thresholds)
+        right[class_id] = _count_above(pairing.confidence[pairing.correct[0]], thresholds)
+    objects = np.array([pairing.objects.sum() for pairing in pairings], np.float64)[:, None]
+    present = objects[:, 0] > 0
+    objects[~present] = np.nan
     f1 = 2 * right / (found + objects)
-    mean = f1[matches.objects > 0].mean(axis=0) if matches.objects.any() else np.zeros(len(thresholds))
+    mean = f1[present].mean(axis=0) if present.any() else np.zeros(len(thresholds))
     best = np.flatnonzero(mean == mean.max())
     return ConfidenceCurves(
         thresholds=thresholds,
-        precision=np.where(matches.objects[:, None] > 0, precision, np.nan),
+        precision=np.where(present[:, None], np.where(found > 0, right / np.maximum(found, 1), 1.0), np.nan),
         recall=right / objects,
         f1=f1,
         best_confidence=float(thresholds[best[len(best) // 2]]) if mean.any() else None,
@@ -69,9 +70,10 @@ def confidence_curves(matches: Matches, *, lowest: float = 0.0) -> ConfidenceCur
     )
 
 
-def _count_above(confidence: NDArray[np.float32], thresholds: NDArray[np.float64]) -> NDArray[np.int64]:
-    """How many values are above each threshold, in the values' precision as NMS compares them."""
-    return len(confidence) - np.searchsorted(np.sort(confidence), thresholds.astype(np.float32), side="right")
+def _count_above(confidence: NDArray[np.float64], thresholds: NDArray[np.float64]) -> NDArray[np.int64]:
+    """How many values are above each threshold, in the precision of scores, as NMS compares them."""
+    ascending = np.sort(confidence.astype(np.float32))
+    return len(ascending) - np.searchsorted(ascending, thresholds.astype(np.float32), side="right")
 
 
 def confusion_matrix(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from yolorep.console import progress
-from yolorep.data.dataset import DetectionDataset
-from yolorep.data.loader import eval_loader
+from yolorep.data.dataset import Dataset
+from yolorep.data.loader import EvalBatch, eval_loader
 from yolorep.detections import Detections
 from yolorep.evaluation.confusion import ConfidenceCurves, confidence_curves
 from yolorep.evaluation.metrics import CocoMetric, CocoResult
@@ -55,7 +56,7 @@ class Evaluation:
 
 def evaluate(
     backend: Backend,
-    dataset: DetectionDataset,
+    dataset: Dataset,
     *,
     batch_size: int,
     confidence: float = 0.001,
@@ -65,6 +66,7 @@ def evaluate(
     single_class: bool = False,
     workers: int = 0,
     description: str = "val",
+    observe: Callable[[EvalBatch], None] | None = None,
 ) -> Evaluation:
     """Evaluates with YOLOv5's settings: several classes a box, low confidence, NMS limited by count only.
 
@@ -82,6 +84,7 @@ def evaluate(
         single_class: all of the model's classes are the data set's only one.
         workers: data loading processes.
         description: for the progress display.
+        observe: called with every batch after the backend has run it; its time is not counted.
     """
     annotations = dataset.annotations
     metric = CocoMetric(annotations.ground_truth(), names=annotations.names, category_ids=annotations.category_ids)
@@ -93,7 +96,7 @@ def evaluate(
         pad=backend.geometry.pad,
         workers=workers,
     )
-    found, detected = ([Detections.empty()] * len(dataset) for _ in range(2))
+    found, detected = ([Detections.empty()] * len(annotations) for _ in range(2))
     seconds = {"preprocess": 0.0, "inference": 0.0, "nms": 0.0}
     mark = time.perf_counter()
     for batch in progress(loader, desc=description, unit="batch"):
@@ -123,10 +126,12 @@ def evaluate(
         seconds["preprocess"] += waited - mark
         seconds["inference"] += inferred - waited
         seconds["nms"] += done - inferred
+        if observe is not None:
+            observe(batch)
         mark = time.perf_counter()
     for index, detections in enumerate(found):
         metric.update(annotations.image_id(index), detections)
-    speed = {name: value * 1000 / max(len(dataset), 1) for name, value in seconds.items()}
+    speed = {name: value * 1000 / max(len(annotations), 1) for name, value in seconds.items()}
     coco = metric.compute()
-    curves = confidence_curves(coco.matches, lowest=confidence)
+    curves = confidence_curves(coco.pairings, lowest=confidence)
     return Evaluation(coco, curves, found, detected, metric.results, speed)

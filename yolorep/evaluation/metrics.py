@@ -6,15 +6,13 @@ import contextlib
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from yolorep.detections import Detections
-
-if TYPE_CHECKING:
-    from pycocotools.cocoeval import COCOeval
+from yolorep.evaluation.bootstrap import Pairing, pairings
 
 #: pycocotools' twelve numbers, in its order. AP where a size has no objects is -1.
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
@@ -33,25 +31,6 @@ class ClassResult:
 
 
 @dataclass(frozen=True)
-class Matches:
-    """Which detections found an object at IoU 0.5, as pycocotools pairs them: the best 100 of each class and image.
-
-    Detections of crowds, which count neither way, are left out.
-
-    Attributes:
-        confidence: (n,) float32.
-        class_id: (n,) int64 index into the names.
-        correct: (n,) bool, whether it is the detection of an object.
-        objects: (classes,) int64 objects there are to find.
-    """
-
-    confidence: NDArray[np.float32]
-    class_id: NDArray[np.int64]
-    correct: NDArray[np.bool_]
-    objects: NDArray[np.int64]
-
-
-@dataclass(frozen=True)
 class CocoResult:
     """What an evaluation found.
 
@@ -59,13 +38,13 @@ class CocoResult:
         metrics: the twelve numbers by name.
         per_class: one entry a class, in the order of the names.
         precision: pycocotools' (IoU thresholds, recall points, classes, sizes, limits); -1 where undefined.
-        matches: every detection, right or wrong.
+        pairings: what the detections of each class were paired with.
     """
 
     metrics: dict[str, float]
     per_class: tuple[ClassResult, ...]
     precision: NDArray[np.float64]
-    matches: Matches
+    pairings: tuple[Pairing, ...]
 
 
 class CocoMetric:
@@ -138,31 +117,7 @@ class CocoMetric:
             )
             for index, (name, category) in enumerate(zip(self.names, self.category_ids, strict=True))
         )
-        return CocoResult(metrics, per_class, every_precision, _matches(evaluation, order))
-
-
-def _matches(evaluation: COCOeval, order: NDArray[np.int64]) -> Matches:
-    """What pycocotools paired.
-
-    Args:
-        evaluation: after its ``evaluate``.
-        order: position of each class among pycocotools' categories.
-    """
-    params = evaluation.params
-    # One entry an image, size and category, None where there is nothing. The first size is "all", the first IoU 0.5.
-    entries = np.array(evaluation.evalImgs, object).reshape(len(order), len(params.areaRng), len(params.imgIds))[:, 0]
-    objects = np.zeros(len(order), np.int64)
-    rows = [np.zeros((0, 3))]  # confidence, class, correct
-    for class_id, position in enumerate(order):
-        for entry in entries[position]:
-            if entry is not None:
-                objects[class_id] += len(entry["gtIgnore"]) - np.count_nonzero(entry["gtIgnore"])
-                counts = ~np.asarray(entry["dtIgnore"][0], bool)
-                correct = np.asarray(entry["dtMatches"][0])[counts] > 0
-                confidence = np.asarray(entry["dtScores"], np.float64)[counts]
-                rows.append(np.stack([confidence, np.full(len(confidence), class_id), correct], axis=1))
-    confidence, labels, correct = np.concatenate(rows).T
-    return Matches(confidence.astype(np.float32), labels.astype(np.int64), correct.astype(bool), objects)
+        return CocoResult(metrics, per_class, every_precision, pairings(evaluation, order))
 
 
 def _mean(values: NDArray[np.float64]) -> float:

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from yolorep.console import say
 from yolorep.data.annotations import Annotations
-from yolorep.data.dataset import DetectionDataset
+from yolorep.data.dataset import Dataset
 from yolorep.detections import Detections
+from yolorep.errors import UserError
 from yolorep.evaluation.confusion import confusion_matrix
 from yolorep.evaluation.evaluator import Evaluation
-from yolorep.images import ImageError, read_image
 from yolorep.plots.curves import plot_confidence_curves, plot_confusion_matrix, plot_pr_curve
 from yolorep.plots.grids import certain, plot_predictions
 
@@ -22,12 +22,12 @@ from yolorep.plots.grids import certain, plot_predictions
 BATCHES, BATCH = 3, 8
 
 
-def plot_evaluation(evaluation: Evaluation, dataset: DetectionDataset, folder: Path) -> None:
+def plot_evaluation(evaluation: Evaluation, dataset: Dataset, folder: Path) -> None:
     """Writes the pictures of an evaluation.
 
     ``pr_curve.png`` and ``confidence_curves.png`` show the detections that are scored; ``confusion_matrix.png``
     (counts), ``confusion_matrix_normalized.png`` (shares) and ``val_batch0.jpg`` to ``val_batch2.jpg`` (the first
-    images that have objects) what ``detect`` finds. An image that can no longer be read is left out, with a line.
+    images that have objects) what ``detect`` finds. An image that can no longer be loaded is left out, and said.
     """
     annotations, curves = dataset.annotations, evaluation.curves
     names = annotations.names
@@ -50,7 +50,7 @@ def plot_evaluation(evaluation: Evaluation, dataset: DetectionDataset, folder: P
     plot_confusion_matrix(matrix, names, folder / "confusion_matrix_normalized.png", normalized=True)
     for number in range(BATCHES):
         shown = labelled[number * BATCH : (number + 1) * BATCH]
-        plot_predictions(_images(evaluation, annotations, shown), names, folder / f"val_batch{number}.jpg")
+        plot_predictions(_images(evaluation, dataset, shown), names, folder / f"val_batch{number}.jpg")
 
 
 def _labels(annotations: Annotations, index: int) -> Detections:
@@ -64,13 +64,19 @@ def _labels(annotations: Annotations, index: int) -> Detections:
 
 
 def _images(
-    evaluation: Evaluation, annotations: Annotations, indices: Sequence[int]
+    evaluation: Evaluation, dataset: Dataset, indices: Sequence[int]
 ) -> Iterator[tuple[NDArray[np.uint8], Detections, Detections]]:
+    """Images with their labels and what was detected, scaled to the size they are loaded in."""
+    annotations = dataset.annotations
     for index in indices:
-        path = annotations.paths[index]
         try:
-            image = read_image(path)
-        except ImageError as error:
-            say(f"{path}: not drawn: {error}")
+            image = dataset.load_image(index)
+        except UserError as error:
+            say(f"not drawn: {error}")
             continue
-        yield image, _labels(annotations, index), evaluation.detected[index]
+        scale = np.tile(np.divide(image.shape[1::-1], annotations.sizes[index, ::-1]), 2).astype(np.float32)
+        yield image, _scaled(_labels(annotations, index), scale), _scaled(evaluation.detected[index], scale)
+
+
+def _scaled(detections: Detections, scale: NDArray[np.float32]) -> Detections:
+    return Detections(detections.xyxy * scale, detections.confidence, detections.class_id)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from yolorep.errors import UserError
 from yolorep.formats.metadata import Metadata
-from yolorep.models.detector import Detector
 from yolorep.ops.decode import Decoded
 from yolorep.ops.letterbox import Geometry
+
+if TYPE_CHECKING:
+    from yolorep.models.detector import Detector
 
 INPUT = "images"
 OUTPUTS = ("boxes", "scores")

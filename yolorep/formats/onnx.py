@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from yolorep.errors import ExportError, UserError
+from yolorep.errors import ExportError, UserError, first_line
 from yolorep.formats.base import INPUT, OUTPUTS, Backend, Deployed, Format, check_outputs
 from yolorep.formats.metadata import Metadata
 from yolorep.ops.decode import Decoded
@@ -83,7 +83,7 @@ class OnnxBackend(Backend):
         try:
             self._session = onnxruntime.InferenceSession(str(path), settings, providers=[provider])
         except _errors() as error:
-            raise UserError(f"{path}: expected an ONNX file, onnxruntime says: {_first_line(error)}") from error
+            raise UserError(f"{path}: expected an ONNX file, onnxruntime says: {first_line(error)}") from error
         self._path = path
         metadata = Metadata.from_strings(self._session.get_modelmeta().custom_metadata_map, path=path)
         inputs = [entry.name for entry in self._session.get_inputs()]
@@ -106,7 +106,7 @@ class OnnxBackend(Backend):
         try:
             boxes, scores = self._session.run(["boxes", "scores"], {"images": inputs})
         except _errors() as error:
-            raise UserError(f"{self._path}: onnxruntime could not run it: {_first_line(error)}") from error
+            raise UserError(f"{self._path}: onnxruntime could not run it: {first_line(error)}") from error
         decoded = Decoded(torch.from_numpy(boxes), torch.from_numpy(scores))
         return check_outputs(decoded, batch=len(images), classes=len(self.names), path=self._path)
 
@@ -151,7 +151,3 @@ def _provider(available: list[str], device: torch.device) -> str | tuple[str, di
         f"--device {device}: this onnxruntime offers {', '.join(available)} only: use --device cpu, "
         "or install onnxruntime-gpu for CUDA"
     )
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]

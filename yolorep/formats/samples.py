@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from yolorep.data.catalog import CocoSource, load_data_config
+from yolorep.data.catalog import load_data_config
 from yolorep.data.shapes import render_image
 from yolorep.errors import UserError
-from yolorep.images import IMAGE_SUFFIXES, ImageError, read_image
+from yolorep.images import ImageError, read_image
 from yolorep.ops.letterbox import LetterBox
 from yolorep.ops.prepare import letterboxed
 
@@ -54,11 +53,8 @@ def _images(data: str) -> Iterator[NDArray[np.uint8]]:
         # A few are drawn here: the whole data set would take seconds.
         yield from (render_image(config.shapes, split, number)[0] for number in range(getattr(config.shapes, split)))
         return
-    found = config.resolve(split)
-    paths: Sequence[str | Path] = sorted(found.images.rglob("*")) if isinstance(found, CocoSource) else found
-    for path in paths:
-        if Path(path).suffix.lower() in IMAGE_SUFFIXES:
-            try:
-                yield read_image(path)
-            except ImageError:
-                continue
+    for path in config.images(split):
+        try:
+            yield read_image(path)
+        except ImageError:
+            continue

@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import overload
+from typing import TYPE_CHECKING, Any, overload
 
-import numpy as np
-from numpy.typing import NDArray
+import PIL.Image
+from torch import Tensor
 
 from yolorep.detections import Detections, class_indices
 from yolorep.device import select_device
 from yolorep.errors import UserError
 from yolorep.formats.base import Backend
-from yolorep.formats.pytorch import TorchBackend
 from yolorep.formats.tta import TTA
-from yolorep.images import as_image
-from yolorep.inference.open import load_backend
-from yolorep.models.detector import Detector
+from yolorep.images import as_png
+from yolorep.inference.inputs import Array, Input, is_endless, is_single, open_input
+from yolorep.media.frames import Frame, Unreadable
 from yolorep.ops.letterbox import LetterBox, rect_shape, round_up
 from yolorep.ops.prepare import letterboxed, to_detections
 
-Image = NDArray[np.uint8]
+if TYPE_CHECKING:
+    from yolorep.models.detector import Detector
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,37 @@ class Timing:
         return Timing(self.preprocess + other.preprocess, self.inference + other.inference, self.nms + other.nms)
 
 
+@dataclass(frozen=True, repr=False)
+class Prediction:
+    """What was found in one image or frame; notebooks show it drawn.
+
+    Attributes:
+        detections: in pixels of ``image``, best first.
+        image: (height, width, 3) uint8 BGR.
+        path: where it comes from: a file, URL or camera index, ``stdin`` or ``screen``; empty for what was in memory.
+        index: number of the frame in its video, or of the image in its list, counted from 0; 0 for other images.
+        time: seconds since the video's first frame; 0 for images.
+        timing: seconds it took.
+    """
+
+    detections: Detections
+    image: Array
+    path: str
+    index: int
+    time: float
+    timing: Timing
+
+    def plot(self) -> Array:
+        """The image with the boxes drawn on it, (height, width, 3) uint8 BGR."""
+        return self.detections.plot(self.image)
+
+    def __repr__(self) -> str:
+        return f"Prediction({self.path or 'image'}, {self.index}, {self.time:.2f} s, {self.detections})"
+
+    def _repr_png_(self) -> bytes | None:
+        return as_png(self.plot())
+
+
 class Predictor:
     """Detects objects in images as ``detect.py`` does.
 
@@ -59,6 +92,8 @@ class Predictor:
     >>> predictor = Predictor("best.pt", confidence=0.4)
     >>> detections = predictor("street.jpg")
     >>> [(one.class_name, one.xyxy) for one in detections]
+    >>> for found in predictor.stream("clip.mp4"):
+    ...     print(found.time, found.detections)
 
     Args:
         weights: a checkpoint or exported file; a ``Detector`` in eval mode (run as it is: ``fuse()`` it first for
@@ -69,12 +104,15 @@ class Predictor:
         confidence: boxes scoring below are dropped.
         iou: of two boxes of one class that overlap more than this, the lower one goes.
         max_detections: boxes kept an image.
-        classes: keep these classes only, given by name, index or both mixed; all if None.
+        classes: keep these classes only, given by name, index or both mixed; all if None. Digits are an index, also
+            where a class is called that.
         agnostic_nms: boxes of different classes suppress each other too.
         augment: test-time augmentation (three scales, one of them flipped).
         half: float16 inference on CUDA. Ignored for a ``Backend``.
         nms_free: run the one-to-one branch of the head, if it has one, whose boxes need no suppression: ``iou`` then
             means nothing. Ignored for a ``Backend``.
+        batch_size: images looked at together, those of one shape in one pass of the network. Results do not depend on
+            it but for the last digits of a float; a stream is that many frames behind.
 
     Attributes:
         names: class names by index.
@@ -99,21 +137,17 @@ class Predictor:
         augment: bool = False,
         half: bool = False,
         nms_free: bool = False,
+        batch_size: int = 1,
     ) -> None:
-        if isinstance(weights, Backend):
-            backend = weights
-        elif isinstance(weights, Detector):
-            detector = weights.for_inference(nms_free=True) if nms_free else weights
-            backend = TorchBackend(detector, device=select_device(device), half=half)
-        else:
-            backend = load_backend(weights, device=select_device(device), half=half, nms_free=nms_free)
+        backend = _open(weights, device=device, half=half, nms_free=nms_free)
         if image_size is not None and image_size < 1:
             raise UserError(f"image size: expected a positive number of pixels, got {image_size}")
         for name, value in (("confidence", confidence), ("IoU", iou)):
             if not 0 <= value <= 1:
                 raise UserError(f"{name} threshold: expected 0 to 1, got {value}")
-        if max_detections < 1:
-            raise UserError(f"max_detections: expected 1 or more, got {max_detections}")
+        for name, count in (("max_detections", max_detections), ("batch_size", batch_size)):
+            if count < 1:
+                raise UserError(f"{name}: expected 1 or more, got {count}")
         if agnostic_nms and backend.nms_free:
             raise UserError("--agnostic-nms: this model runs without NMS; leave it out")
         self._backend = TTA(backend) if augment else backend
@@ -122,6 +156,7 @@ class Predictor:
         self._max_detections = max_detections
         self._classes = None if classes is None else class_indices(classes, backend.names)
         self._agnostic_nms = agnostic_nms
+        self._batch_size = batch_size
         self.names = backend.names
         wanted = backend.geometry.size(image_size)
         self.image_size = max(backend.image_size) if backend.image_size else round_up(wanted, backend.stride)
@@ -134,47 +169,121 @@ class Predictor:
         self.timing = Timing()
 
     @overload
-    def __call__(self, images: Image | str | Path) -> Detections: ...  # type: ignore[overload-overlap]  # a str is one path
+    def __call__(  # type: ignore[overload-overlap]  # an array is one image
+        self, source: Array | PIL.Image.Image, *, colour: str = "bgr"
+    ) -> Detections: ...
 
     @overload
-    def __call__(self, images: Sequence[Image | str | Path]) -> list[Detections]: ...
+    def __call__(self, source: str | os.PathLike[str] | Tensor, *, colour: str = "bgr") -> Any: ...
 
-    def __call__(self, images: Image | str | Path | Sequence[Image | str | Path]) -> Detections | list[Detections]:
+    @overload
+    def __call__(self, source: Iterable[Input], *, colour: str = "bgr") -> list[Detections]: ...
+
+    def __call__(self, source: Input, *, colour: str = "bgr") -> Any:
         """Detects objects.
 
         Args:
-            images: an image file, or a (height, width, 3) uint8 array in **BGR** order, as OpenCV reads files (for
-                an RGB array pass ``array[..., ::-1]``); or a sequence of these. They run one by one: a result does
-                not depend on its neighbours.
+            source: a path or URL, a numpy array in **BGR** order unless ``colour`` says otherwise, a Pillow image, an
+                RGB tensor, or several images: a folder, pattern, list file or video, a batch of tensors, a list or
+                generator of anything; see :func:`yolorep.inference.inputs.open_input`.
+            colour: order of the channels of numpy arrays, ``"bgr"`` as OpenCV reads files, or ``"rgb"``.
 
         Returns:
-            Detections in pixels of the image, best first, with class names; a list of them for a sequence.
+            Detections in pixels of the image, best first, with class names; a list of them, in order, for all that
+            can be several images. Use :meth:`stream` for long ones: a list holds every result at once.
 
         Raises:
-            UserError: if a file is no readable image.
-            ValueError: if an array is no such image.
+            UserError: if it is nothing of that, one of the images cannot be read, or there is no end to them.
         """
-        if isinstance(images, str | Path | np.ndarray):
-            return self._detect(as_image(images))
-        return [self(image) for image in images]
+        if is_endless(source):
+            raise UserError(f"source '{source}' has no end, expected one that has: use stream({str(source)!r})")
+        results = [found.detections for found in self.stream(source, colour=colour)]
+        return results[0] if is_single(source) else results
 
-    def _detect(self, image: Image) -> Detections:
+    def stream(
+        self, source: Input, *, colour: str = "bgr", vid_stride: int = 1, skip_unreadable: bool = False
+    ) -> Iterator[Prediction]:
+        """Detects objects in one image after the other, when asked for the next.
+
+        Args:
+            source: as for a call; also a camera index, the URL of a live stream, ``"screen"``, or ``"-"`` for what is
+                piped into the program.
+            colour: order of the channels of numpy arrays, ``"bgr"`` or ``"rgb"``.
+            vid_stride: use every N-th frame of videos.
+            skip_unreadable: warn of a file, or the rest of a video, that cannot be read, and go on.
+
+        Returns:
+            An iterator over results with their images, paths, frame numbers and times.
+
+        Raises:
+            UserError: at the call if ``source`` names nothing; at its turn for an image that cannot be read.
+        """
+        hint = "" if is_single(source) else "; stream(…, skip_unreadable=True) goes on without it"
+        return self._stream(open_input(source, colour=colour, vid_stride=vid_stride), skip_unreadable, hint)
+
+    def _stream(self, items: Iterator[Frame | Unreadable], skip_unreadable: bool, hint: str) -> Iterator[Prediction]:
+        frames: list[Frame] = []
+        for item in items:
+            if isinstance(item, Frame):
+                frames.append(item)
+                if len(frames) < self._batch_size:
+                    continue
+            yield from self._predict(frames)
+            frames = []
+            if isinstance(item, Unreadable):
+                message = f"{item.path}: expected an image or video, cannot read it: {item.reason}"
+                if not skip_unreadable:
+                    raise UserError(message + hint)
+                warnings.warn(message, stacklevel=2)
+        yield from self._predict(frames)
+
+    def _predict(self, frames: list[Frame]) -> Iterator[Prediction]:
+        """Looks at frames together and yields them in their order."""
+        groups: dict[tuple[int, int], list[int]] = {}
+        for number, frame in enumerate(frames):
+            source = frame.image.shape[0], frame.image.shape[1]
+            target = self._backend.image_size or rect_shape(source, self.image_size, self._backend.stride, pad=0)
+            groups.setdefault(target, []).append(number)
+        found: dict[int, tuple[Detections, Timing]] = {}
+        for target, numbers in groups.items():
+            found |= zip(numbers, self._detect([frames[number].image for number in numbers], target), strict=True)
+        for number, frame in enumerate(frames):
+            detections, self.timing = found[number]
+            yield Prediction(detections, frame.image, frame.path, frame.index, frame.time, self.timing)
+
+    def _detect(self, images: list[Array], target: tuple[int, int]) -> list[tuple[Detections, Timing]]:
+        """One pass of the network."""
         start = time.perf_counter()
-        source = image.shape[0], image.shape[1]
-        target = self._backend.image_size or rect_shape(source, self.image_size, self._backend.stride, pad=0)
-        letterbox = LetterBox.plan(source, target)
-        batch = letterboxed([image], [letterbox])
+        letterboxes = [LetterBox.plan((image.shape[0], image.shape[1]), target) for image in images]
+        batch = letterboxed(images, letterboxes)
         prepared = time.perf_counter()
         decoded = self._backend(batch)
         inferred = time.perf_counter()
-        (detections,) = to_detections(
+        results = to_detections(
             decoded,
-            [letterbox],
+            letterboxes,
             confidence=self._confidence,
             iou=None if self._backend.nms_free else self._iou,
             max_detections=self._max_detections,
             class_agnostic=self._agnostic_nms,
             classes=self._classes,
         )
-        self.timing = Timing(prepared - start, inferred - prepared, time.perf_counter() - inferred)
-        return replace(detections, names=self.names)
+        seconds = prepared - start, inferred - prepared, time.perf_counter() - inferred
+        timing = Timing(*(part / len(images) for part in seconds))
+        return [(replace(detections, names=self.names), timing) for detections in results]
+
+
+def _open(weights: str | Path | Detector | Backend, *, device: str, half: bool, nms_free: bool) -> Backend:
+    if isinstance(weights, Backend):
+        return weights
+    # Late: they import every block there is.
+    from yolorep.formats.pytorch import TorchBackend
+    from yolorep.inference.open import load_backend
+    from yolorep.models.detector import Detector
+
+    if isinstance(weights, Detector):
+        detector = weights.for_inference(nms_free=True) if nms_free else weights
+        return TorchBackend(detector, device=select_device(device), half=half)
+    if isinstance(weights, str | Path):
+        return load_backend(weights, device=select_device(device), half=half, nms_free=nms_free)
+    raise UserError(f"weights: expected a path, a Detector or a Backend, got {type(weights).__name__}")

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Annotated, ClassVar, Protocol
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
 
+from yolorep.config import NotNegative, Off, Positive, Recipe, Share
 from yolorep.losses.assign import assign_anchors
 from yolorep.losses.terms import LossTerms
 from yolorep.ops.boxes import ciou, cxcywh_to_xyxy
 
 if TYPE_CHECKING:
-    from yolorep.config import Hyp
     from yolorep.models.heads.raw import Raw
 
 
@@ -23,6 +24,23 @@ class AnchorHead(Protocol):
 
     num_classes: int
     anchors: Tensor  # (nl, na, 2) in stride units
+
+
+class AnchorRecipe(Recipe):
+    """Recipe keys of anchor heads, YOLOv5's."""
+
+    ignored: ClassVar = {"anchors": "the model file says how many a level has"}
+
+    box: NotNegative = 0.05
+    cls: NotNegative = 0.5
+    cls_pw: Positive = 1.0
+    obj: NotNegative = 1.0
+    obj_pw: Positive = 1.0
+    scale_gains: bool = True  # YOLOv5: cls in proportion to the number of classes, obj to the square of the image size
+    anchor_t: Annotated[float, Field(gt=1)] = 4.0
+    iou_t: Share = 0.2  # read by no YOLOv5 loss either; kept because its files have it
+    anchors: NotNegative = 0.0
+    fl_gamma: Off = 0.0
 
 
 @dataclass(frozen=True)
@@ -49,7 +67,7 @@ class AnchorLossGains:
 
     @classmethod
     def from_hyp(
-        cls, hyp: Hyp, *, num_levels: int, num_classes: int, image_size: int, label_smoothing: float = 0.0
+        cls, hyp: AnchorRecipe, *, num_levels: int, num_classes: int, image_size: int, label_smoothing: float = 0.0
     ) -> AnchorLossGains:
         """The gains of the recipe, which are meant for 3 levels.
 
@@ -90,7 +108,9 @@ class AnchorLoss:
         self.balance = level_balance(head.anchors.shape[0])
 
     @classmethod
-    def from_hyp(cls, head: AnchorHead, hyp: Hyp, *, image_size: int, label_smoothing: float = 0.0) -> AnchorLoss:
+    def from_hyp(
+        cls, head: AnchorHead, hyp: AnchorRecipe, *, image_size: int, label_smoothing: float = 0.0
+    ) -> AnchorLoss:
         """The loss of a head with the gains of :meth:`AnchorLossGains.from_hyp`."""
         gains = AnchorLossGains.from_hyp(
             hyp,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
@@ -10,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from yolorep.config import NotNegative, Recipe
 from yolorep.errors import UserError
 from yolorep.losses.tal import Positives, assign_aligned
 from yolorep.losses.terms import LossTerms
@@ -17,7 +17,6 @@ from yolorep.ops.boxes import ciou, cxcywh_to_xyxy
 from yolorep.ops.decode import boxes_around, cell_centres, flatten_levels, side_distances
 
 if TYPE_CHECKING:
-    from yolorep.config import Hyp
     from yolorep.models.heads.raw import Raw
 
 #: How far the one-to-one branch's targets fall off around an object's best cell. One positive an object, as in YOLOv10,
@@ -34,19 +33,12 @@ class DistanceHead(Protocol):
     strides: tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class AnchorFreeLossGains:
-    """The weights inside the loss.
+class FreeRecipe(Recipe):
+    """Recipe keys of anchor-free heads: gains of the loss's terms, which hold for any image size and class count."""
 
-    Attributes:
-        box: Weight of the localization term.
-        cls: Weight of the classification term.
-        dfl: Weight of the distances' own term.
-    """
-
-    box: float = 7.5
-    cls: float = 0.5
-    dfl: float = 1.5
+    free_box: NotNegative = 7.5
+    free_cls: NotNegative = 0.5
+    free_dfl: NotNegative = 1.5
 
 
 class AnchorFreeLoss:
@@ -67,12 +59,14 @@ class AnchorFreeLoss:
         gains: Weights of the terms.
     """
 
-    def __init__(self, head: DistanceHead, gains: AnchorFreeLossGains | None = None) -> None:
+    def __init__(self, head: DistanceHead, gains: FreeRecipe | None = None) -> None:
         self.head = head
-        self.gains = gains or AnchorFreeLossGains()
+        self.gains = gains or FreeRecipe()
 
     @classmethod
-    def from_hyp(cls, head: DistanceHead, hyp: Hyp, *, image_size: int, label_smoothing: float = 0.0) -> AnchorFreeLoss:
+    def from_hyp(
+        cls, head: DistanceHead, hyp: FreeRecipe, *, image_size: int, label_smoothing: float = 0.0
+    ) -> AnchorFreeLoss:
         """The loss of a head with the gains of ``hyp``, which hold for any image size and number of classes.
 
         Raises:
@@ -83,7 +77,7 @@ class AnchorFreeLoss:
                 f"--label-smoothing {label_smoothing:g}: the targets of an anchor-free head are soft already; "
                 "leave it out"
             )
-        return cls(head, AnchorFreeLossGains(box=hyp.free_box, cls=hyp.free_cls, dfl=hyp.free_dfl))
+        return cls(head, hyp)
 
     def __call__(self, raw: Raw, targets: Tensor) -> LossTerms:
         """Compute the loss, in float32 whatever the predictions' dtype.
@@ -125,7 +119,7 @@ class AnchorFreeLoss:
             if raw.one2one is not None:
                 _, logits = flatten_levels([level.float() for level in raw.one2one], channels)
                 cls = cls + _class_loss(logits, match(logits.detach(), sharpness=SHARPNESS_ONE), class_id)
-            parts = torch.stack((box * gains.box, cls * gains.cls, distance * gains.dfl))
+            parts = torch.stack((box * gains.free_box, cls * gains.free_cls, distance * gains.free_dfl))
             total = parts.sum() * raw.levels[0].shape[0]
         names = ("box", "cls", "l1" if head.reg_max == 1 else "dfl")
         return LossTerms(total, dict(zip(names, parts.detach(), strict=True)))

@@ -24,7 +24,7 @@ from yolorep.detections import Detections, class_name, yolo_text
 from yolorep.errors import UserError
 from yolorep.files import atomic_write, write_text
 from yolorep.images import WRITTEN_SUFFIXES, write_image
-from yolorep.media.sources import Frame
+from yolorep.media.frames import Frame
 
 Image = NDArray[np.uint8]
 SinkT = TypeVar("SinkT", bound="Sink")
@@ -299,7 +299,7 @@ def window_problem() -> str | None:
     # Tried by another process: with a display it cannot reach, Qt aborts the process that asks.
     probe = [sys.executable, "-c", "import cv2; cv2.namedWindow('probe')"]
     if subprocess.run(probe, capture_output=True, check=False, timeout=60).returncode != 0:
-        return "the display cannot be reached, or this OpenCV is built without windows"
+        return "the display cannot be reached, or this OpenCV is built without windows: opencv-python-headless is"
     return None
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from yolorep.console import plural
 from yolorep.models.graph import Graph
 from yolorep.models.parser import BUILD_ERRORS, ModelConfig
+from yolorep.nn.meta import run_on_meta
 from yolorep.nn.reparam import count_parameters
 from yolorep.ops.letterbox import Geometry
 
@@ -85,25 +86,23 @@ def _probe(graph: Graph, channels: int) -> tuple[list[int], Any]:
     Raises:
         ValueError: naming the layer that cannot take what it is given.
     """
-    # On the meta device nothing is computed and no BatchNorm statistic can change.
-    from torch.func import functional_call
-
-    state = {name: tensor.to("meta") for name, tensor in (*graph.named_parameters(), *graph.named_buffers())}
     heights: list[int] = []
     hooks = [
-        layer.register_forward_hook(lambda _layer, _inputs, output: heights.append(output.shape[2]))
+        layer.register_forward_hook(lambda _layer, _inputs, output: heights.append(_height(output)))
         for layer in list(graph)[:-1]
     ]
-    mode = graph.training
-    graph.eval()
     try:
-        output = functional_call(graph, state, torch.empty(1, channels, PROBE, PROBE, device="meta"))
+        output = run_on_meta(graph, (1, channels, PROBE, PROBE))
     except BUILD_ERRORS as error:
         failed = len(heights)
         reason = str(error).splitlines()[0]
         raise ValueError(f"layer {failed}, {type(graph[failed]).__name__}: {reason}") from error
     finally:
-        graph.train(mode)
         for hook in hooks:
             hook.remove()
     return heights, output
+
+
+def _height(output: Any) -> int:
+    """Of the coarsest feature that a layer gives."""
+    return min(int(feature.shape[2]) for feature in (output if isinstance(output, list) else [output]))

@@ -1,7 +1,7 @@
 """YOLOv5-style model files: rows become specifications, specifications a Graph. Nothing in a file is ever run.
 
-A row is ``[from, repeats, module, args]`` with an optional tag as fifth element. This module knows no block: what a
-module name means is the registry's.
+A row is ``[from, repeats, module, args]`` with an optional tag as fifth element, or a list of tags for a row that gives
+several features. This module knows no block: what a module name means is the registry's.
 """
 
 from __future__ import annotations
@@ -10,14 +10,13 @@ import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, cast, get_type_hints
 
 from torch import nn
 
-from yolorep.config import find_config, load_yaml
 from yolorep.errors import UserError, suggest
 from yolorep.models import values
-from yolorep.models.graph import IMAGE, Graph
+from yolorep.models.graph import IMAGE, Graph, Part, Source, by_source
 from yolorep.nn.expand import ExpandRule, expand_
 from yolorep.nn.registry import ROW_TYPES, Plan, RowType, Scale
 
@@ -93,7 +92,9 @@ def load_config(name: str | Path) -> ModelConfig:
     Raises:
         UserError: one line with every fault.
     """
-    path = find_config(name)
+    from yolorep.config import find_config, load_yaml  # late: pydantic is not needed to run weights
+
+    path = find_config(name, "model")
     return parse_config(load_yaml(path), source=str(path), folder=path.parent)
 
 
@@ -139,12 +140,16 @@ def parse_config(value: Any, *, source: str = "model", folder: Path | None = Non
             if isinstance(entry, str):
                 if folder is None:
                     raise UserError(f"{source}: {key} names the file {entry!r}, but only rows are allowed here")
+                from yolorep.config import load_yaml
+
                 rows = load_yaml(_part(folder, entry, source, key))
                 composed.add(key)
             if not isinstance(rows, list) or not rows:
                 faults.append(f"{key}: expected a list of rows {ROW_FORM}, found {_kind(rows)}")
             else:
                 sections[key] = rows
+        elif key == "imports":
+            faults.append("imports: a model file runs no code; give --import FILE.py, or import the module in Python")
         elif not (isinstance(key, str) and key in _IGNORED):
             faults.append(f"{key}: unknown key{suggest(str(key), [*known, *SECTIONS])}")
     for key in ("nc", "head"):
@@ -162,12 +167,16 @@ _IGNORED = frozenset({"yaml_file", "inplace", "names", "stride"})
 
 @dataclass(frozen=True)
 class LayerSpec:
-    """One row, checked: what it reads, how often, which block, with which arguments."""
+    """One row, checked: what it reads, how often, which block, with which arguments, and the tags of its features.
 
-    sources: int | tuple[int, ...]
+    ``tags`` is empty for a row that has one tag or none.
+    """
+
+    sources: Source | tuple[Source, ...]
     repeats: int
     module: str
     args: tuple[Any, ...]
+    tags: tuple[str, ...]
     where: str
 
     @property
@@ -176,9 +185,9 @@ class LayerSpec:
         return ROW_TYPES[self.module]
 
     @property
-    def source_list(self) -> tuple[int, ...]:
+    def source_list(self) -> tuple[Source, ...]:
         """The sources, as a tuple in any case."""
-        return (self.sources,) if isinstance(self.sources, int) else self.sources
+        return self.sources if isinstance(self.sources, tuple) else (self.sources,)
 
 
 def parse_rows(config: ModelConfig) -> list[LayerSpec]:
@@ -190,7 +199,7 @@ def parse_rows(config: ModelConfig) -> list[LayerSpec]:
     words = WORDS | {"nc": config.num_classes, "anchors": config.anchors}
     specs: list[LayerSpec] = []
     faults: list[str] = []
-    tags: dict[str, int] = {}
+    tags: dict[str, Source] = {}
     rows = list(_rows(config))
     for index, (section, where, row) in enumerate(rows):
         try:
@@ -203,8 +212,7 @@ def parse_rows(config: ModelConfig) -> list[LayerSpec]:
                 )
         except ValueError as error:
             faults.append(f"{where}: {error}")
-        if isinstance(row, list) and len(row) == 5 and isinstance(row[4], str):
-            tags[row[4]] = index
+        tags |= _tags(row, index)
     if faults:
         raise UserError(f"{config.source}: {'; '.join(faults)}")
     return specs
@@ -225,17 +233,19 @@ def build_graph(config: ModelConfig) -> Graph:
             raise UserError(f"{config.source}: branches: no row of this model is made of RepConvs")
     drop_paths = _drop_paths(specs, config)
     layers: list[nn.Module] = []
-    channels: list[int] = []
+    channels: dict[Source, int] = {IMAGE: config.channels}
     for index, spec in enumerate(specs):
         try:
-            inputs = [config.channels if source == IMAGE else channels[source] for source in spec.source_list]
+            inputs = [channels[source] for source in spec.source_list]
             if not spec.row_type.takes_list and len(inputs) != 1:
                 raise ValueError(f"{spec.module} reads one feature, found {len(inputs)} in 'from'")
             layer, out_channels = _build(spec, inputs, config.scale, keywords | drop_paths.get(index, {}))
+            if spec.tags and len(spec.tags) != len(out_channels):
+                raise ValueError(f"expected a tag for each of {len(out_channels)} features, found {list(spec.tags)}")
         except BUILD_ERRORS as error:
             raise UserError(f"{config.source}: {spec.where}: {' '.join(str(error).split())}") from error
         layers.append(layer)
-        channels.append(out_channels)
+        channels |= by_source(index, out_channels)
     routes = [spec.source_list if spec.row_type.takes_list else spec.source_list[0] for spec in specs]
     graph = Graph(layers, routes)
     if config.expand is not None:
@@ -252,33 +262,50 @@ def _rows(config: ModelConfig) -> Iterator[tuple[str, str, Any]]:
             yield section, f"{section} row {number} {_short(row)}", row
 
 
+def _tags(row: Any, index: int) -> dict[str, Source]:
+    """What the tags of a row mean: its output, or the features it gives, one after the other."""
+    if not isinstance(row, list) or len(row) != 5:
+        return {}
+    if isinstance(row[4], list):
+        return {tag: Part(index, number) for number, tag in enumerate(row[4]) if isinstance(tag, str)}
+    return {row[4]: index} if isinstance(row[4], str) else {}
+
+
 def _spec(
-    row: Any, index: int, tags: Mapping[str, int], words: Mapping[str, Any], where: str, *, composed: bool
+    row: Any, index: int, tags: Mapping[str, Source], words: Mapping[str, Any], where: str, *, composed: bool
 ) -> LayerSpec:
     if not isinstance(row, list) or len(row) not in (4, 5):
         raise ValueError(f"expected {ROW_FORM}")
     source, repeats, module, args = row[:4]
-    if len(row) == 5 and not isinstance(row[4], str):
-        raise ValueError(f"expected a word as the tag, found {row[4]!r}")
-    if len(row) == 5 and row[4] in tags:
-        raise ValueError(f"the tag {row[4]!r} is taken by row {tags[row[4]]}")
+    named = row[4] if len(row) == 5 else []
+    own_tags = _tags(row, index)
+    if len(own_tags) != (len(named) if isinstance(named, list) else 1):
+        raise ValueError(f"expected a word as the tag, or a different one for each feature; found {named!r}")
+    for tag in own_tags:
+        if tag in tags:
+            raise ValueError(f"the tag {tag!r} is taken by row {tags[tag]}")
     if not isinstance(repeats, int) or isinstance(repeats, bool) or repeats < 1:
         raise ValueError(f"expected repeats of at least 1, found {repeats!r}")
     if not isinstance(module, str) or module not in ROW_TYPES:
-        raise ValueError(f"unknown module {module!r}{suggest(str(module), ROW_TYPES)}")
+        own = f"; needs the row {module}: give --import the file that registers it" if isinstance(module, str) else ""
+        raise ValueError(f"unknown module {module!r}{suggest(str(module), ROW_TYPES)}{own}")
+    several = isinstance(named, list)
+    if several and named and not ROW_TYPES[module].gives_list:
+        raise ValueError(f"{module} gives one feature: expected a word as the tag, found {named!r}")
     if not isinstance(args, list):
         raise ValueError(f"expected a list of arguments, found {args!r}")
     if isinstance(source, list):
-        sources: int | tuple[int, ...] = tuple(_source(item, index, tags, composed) for item in source)
+        sources: Source | tuple[Source, ...] = tuple(_source(item, index, tags, composed) for item in source)
         if not sources:
             raise ValueError("expected at least one layer in 'from', found none")
     else:
         sources = _source(source, index, tags, composed)
-    return LayerSpec(sources, repeats, module, tuple(_symbols(arg, words) for arg in args), where)
+    arguments = tuple(_symbols(arg, words) for arg in args)
+    return LayerSpec(sources, repeats, module, arguments, tuple(own_tags) if several else (), where)
 
 
-def _source(value: Any, index: int, tags: Mapping[str, int], composed: bool) -> int:
-    """The absolute index of the layer that ``from`` names; IMAGE for the input of row 0."""
+def _source(value: Any, index: int, tags: Mapping[str, Source], composed: bool) -> Source:
+    """The layer or feature that ``from`` names, with its absolute index; IMAGE for the input of row 0."""
     if isinstance(value, str):
         if value not in tags:
             raise ValueError(
@@ -316,7 +343,10 @@ def _drop_paths(specs: Sequence[LayerSpec], config: ModelConfig) -> dict[int, di
     return {index: {"drop_path": [next(rates) for _ in range(count)]} for index, count in counts.items()}
 
 
-def _build(spec: LayerSpec, inputs: Sequence[int], scale: Scale, keywords: Mapping[str, Any]) -> tuple[nn.Module, int]:
+def _build(
+    spec: LayerSpec, inputs: Sequence[int], scale: Scale, keywords: Mapping[str, Any]
+) -> tuple[nn.Module, tuple[int, ...]]:
+    """A row's module, and the channels of the features it gives: one as a rule."""
     row_type = spec.row_type
     repeats = scale.repeats(spec.repeats)
     if row_type.repeats == "once" and spec.repeats != 1:
@@ -326,10 +356,12 @@ def _build(spec: LayerSpec, inputs: Sequence[int], scale: Scale, keywords: Mappi
         plan = replace(plan, args=(*plan.args[:2], repeats, *plan.args[2:]))
         repeats = 1
     layers = [_construct(row_type, plan, spec, keywords)]
+    if row_type.gives_list:
+        return layers[0], cast(tuple[int, ...], layers[0].out_channels)
     while len(layers) < repeats:  # each further copy takes the channels that the one before makes
         plan = row_type.channels([plan.out_channels], spec.args, scale)
         layers.append(_construct(row_type, plan, spec, keywords))
-    return layers[0] if repeats == 1 else nn.Sequential(*layers), plan.out_channels
+    return layers[0] if repeats == 1 else nn.Sequential(*layers), (plan.out_channels,)
 
 
 def _construct(row_type: RowType, plan: Plan, spec: LayerSpec, keywords: Mapping[str, Any]) -> nn.Module:

@@ -33,7 +33,7 @@ class StridedPointwise(nn.Conv2d):
 
 
 class ConvBN(Reparameterizable):
-    """A bias-free convolution and its BatchNorm: the unit that fuses into one convolution.
+    """A convolution, bias-free as a rule, and its BatchNorm: the unit that fuses into one convolution.
 
     Shape: (batch, in_channels, h, w) -> (batch, out_channels, h', w').
     """
@@ -66,6 +66,14 @@ class ConvBN(Reparameterizable):
             padding_mode=padding_mode,
         )
         self.bn = nn.BatchNorm2d(out_channels, eps, momentum)
+
+    @classmethod
+    def of(cls, conv: nn.Conv2d, bn: nn.BatchNorm2d) -> ConvBN:
+        """The unit that a convolution and a BatchNorm are, made elsewhere; in the BatchNorm's mode."""
+        unit = cls.__new__(cls)
+        nn.Module.__init__(unit)
+        unit.conv, unit.bn, unit.training = conv, bn, bn.training
+        return unit
 
     def forward(self, x: Tensor) -> Tensor:
         return self.bn(self.conv(x))

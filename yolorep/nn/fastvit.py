@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
-from torchvision.ops import StochasticDepth
 
 from yolorep.nn.branches import BranchSum
 from yolorep.nn.conv import ConvBN, as_conv
@@ -18,6 +17,7 @@ from yolorep.nn.layer_scale import LayerScale2d
 from yolorep.nn.mobileone import BN_EPS, BN_MOMENTUM, MobileOneBlock, MobileOneConv
 from yolorep.nn.registry import Plan, Scale, check_kept, converts_exactly, register, stays
 from yolorep.nn.reparam import ConvKernel, FoldRecord, Reparameterizable, trainable_like
+from yolorep.nn.stochastic_depth import StochasticDepth
 
 
 def converts_to_multiple(in_channels: Sequence[int], args: Sequence[Any], scale: Scale) -> Plan:
@@ -148,7 +148,7 @@ class RepMixerBlock(nn.Module):
         self.token_mixer: nn.Module = RepMixerConv(channels)
         self.mlp = ConvFFN(channels, ratio)
         self.layer_scale: nn.Module = LayerScale2d(channels)
-        self.drop_path = StochasticDepth(drop_path, mode="row")
+        self.drop_path = StochasticDepth(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.token_mixer(x)

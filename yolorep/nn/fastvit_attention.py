@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import StochasticDepth
 
 from yolorep.nn.fastvit import ConvFFN, drop_rates, initialize_linear_
 from yolorep.nn.layer_scale import LayerScale2d
 from yolorep.nn.mobileone import BN_EPS, BN_MOMENTUM
 from yolorep.nn.registry import check_kept, register, stays
 from yolorep.nn.reparam import FoldRecord, LinearKernel, trainable_like
+from yolorep.nn.stochastic_depth import StochasticDepth
 
 #: Channels of one attention head.
 HEAD_DIM = 32
@@ -62,7 +62,7 @@ class AttentionBlock(nn.Module):
         self.layer_scale_1: nn.Module = LayerScale2d(channels)
         self.mlp = ConvFFN(channels, ratio)
         self.layer_scale_2: nn.Module = LayerScale2d(channels)
-        self.drop_path = StochasticDepth(drop_path, mode="row")
+        self.drop_path = StochasticDepth(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.drop_path(self.layer_scale_1(self.token_mixer(self.norm(x))))

@@ -6,7 +6,6 @@ import copy
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 
 def count_flops(model: nn.Module, example: Tensor) -> dict[str, int]:
@@ -21,6 +20,8 @@ def count_flops(model: nn.Module, example: Tensor) -> dict[str, int]:
     Returns:
         Module name to FLOPs; ``""`` is the whole model.
     """
+    from torch.utils.flop_counter import FlopCounterMode  # late: it imports triton
+
     # Parameters are swapped for meta tensors in a shallow rebuild, so that nothing is copied.
     memo: dict[int, object] = {}
     for tensor in (*model.parameters(), *model.buffers()):

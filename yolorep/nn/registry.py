@@ -44,7 +44,10 @@ class Scale:
 
 @dataclass(frozen=True)
 class Plan:
-    """A row with its channels worked out: the arguments of its class and the channels of its output."""
+    """A row with its channels worked out: the arguments of its class and the channels of its output.
+
+    What is made by :func:`yields` says its channels itself: ``out_channels`` is 0.
+    """
 
     args: tuple[Any, ...]
     out_channels: int
@@ -97,6 +100,17 @@ def ends(in_channels: Sequence[int], args: Sequence[Any], scale: Scale) -> Plan:
     return Plan(tuple(args), 0, {"in_channels": list(in_channels)})
 
 
+def yields(in_channels: Sequence[int], args: Sequence[Any], scale: Scale) -> Plan:
+    """``[name, {option: value, …}]`` of a network that gives several features of an image, a list of tensors.
+
+    Called with the name and the options. Nothing is scaled; the module says its features' channels as ``out_channels``.
+    """
+    if list(in_channels) != [3]:
+        raise ValueError(f"expected to read the image, 3 channels, found {list(in_channels)}")
+    *names, options = args if args and isinstance(args[-1], Mapping) else (*args, {})
+    return Plan(tuple(names), 0, options)
+
+
 @dataclass(frozen=True)
 class RowType:
     """What a module name in a YAML row stands for.
@@ -121,6 +135,11 @@ class RowType:
         """Whether the module is called with a list of features."""
         return self.channels in (ends, concatenates)
 
+    @property
+    def gives_list(self) -> bool:
+        """Whether the module returns a list of features, each of which a tag may name."""
+        return self.channels is yields
+
 
 ROW_TYPES: dict[str, RowType] = {}
 
@@ -137,7 +156,10 @@ def register(
 
     Raises:
         ValueError: if the name is taken.
+        TypeError: if the parentheses were forgotten.
     """
+    if isinstance(name, type):
+        raise TypeError(f"expected @register(), with parentheses, above {name.__name__}")
 
     def add(factory: Block) -> Block:
         key = name or factory.__name__

@@ -1,14 +1,15 @@
 """Structural reparameterization: blocks that become plain convolutions, and ``fuse()``, which proves that they did.
 
 A block with branches subclasses :class:`Reparameterizable` and says what its kernel is; a block with a norm or a scale
-beside its linear maps implements :class:`Foldable`. Nothing else has to know.
+beside its linear maps implements :class:`Foldable`; a network that knows nothing of blocks is :class:`Groupable`.
+Nothing else has to know.
 """
 
 from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -22,6 +23,7 @@ from yolorep.errors import FuseError
 from yolorep.nn.flops import count_flops
 from yolorep.nn.kernels import ConvKernel, LinearKernel
 from yolorep.nn.layer_scale import LayerScale
+from yolorep.nn.proof import compare_models, compare_unit, noise
 
 __all__ = [
     "ConvKernel",
@@ -29,15 +31,13 @@ __all__ = [
     "Foldable",
     "FuseRecord",
     "FuseReport",
+    "Groupable",
     "LinearKernel",
     "Reparameterizable",
     "fuse",
 ]
 
 Model = TypeVar("Model", bound=nn.Module)
-
-#: Largest error of a replaced unit in float64, relative to 1 + its largest intermediate value.
-UNIT_TOLERANCE = 1e-9
 
 
 class Reparameterizable(nn.Module, ABC):
@@ -89,6 +89,18 @@ class HasExampleInput(Protocol):
 
     def example_input(self, image_size: int | None = None) -> Tensor:
         """A random input: square of ``image_size``, or small and not square."""
+
+
+@runtime_checkable
+class Groupable(HasExampleInput, Protocol):
+    """A network of layers that are no units: it finds out which of them can be."""
+
+    def group_(self) -> dict[str, str]:
+        """Joins convolutions and the norms after them to units, in place: the same layers, computing the same.
+
+        Returns:
+            The path of every other norm and scale, and why it stays.
+        """
 
 
 @dataclass(frozen=True)
@@ -211,9 +223,10 @@ def fuse(model: Model, *, strict: bool = False, image_size: int = 640) -> tuple[
     reference = copy.deepcopy(model).to("cpu", torch.float64)
     work: Model = copy.deepcopy(reference)
     drafts: list[_Draft] = []
+    stays = _group(work, prove=True)
     work = _replace_units(work, drafts, prove=True)
     _fold_blocks(work, drafts, prove=True)
-    kept = tuple(_kept(work))
+    kept = tuple(_kept(work, stays))
     if strict and kept:
         raise FuseError("; ".join(f"{entry.name} is kept: {entry.reason}" for entry in kept))
     fused = _cast_like(work, model).eval()
@@ -223,7 +236,7 @@ def fuse(model: Model, *, strict: bool = False, image_size: int = 640) -> tuple[
     model_error: float | None = None
     unfused_error: float | None = None
     if isinstance(model, HasExampleInput) and isinstance(fused, HasExampleInput):
-        model_error, unfused_error = _compare_models(model, fused, reference)
+        model_error, unfused_error = compare_models(model, fused, reference, image=model.example_input())
         image = model.example_input(image_size)
         flops, flops_fused = count_flops(model, image), count_flops(fused, image)
     report = FuseReport(
@@ -247,6 +260,7 @@ def fused_form(model: Model) -> Model:
         model: in eval mode; taken apart.
     """
     drafts: list[_Draft] = []
+    _group(model, prove=False)
     model = _replace_units(model, drafts, prove=False)
     _fold_blocks(model, drafts, prove=False)
     return model.eval()
@@ -275,6 +289,20 @@ class _Draft:
         )
 
 
+def _group(work: nn.Module, *, prove: bool) -> dict[str, str]:
+    """Lets every Groupable find its units, and compares it with what it was; why its other norms stay, by name."""
+    stays: dict[str, str] = {}
+    for name, network in [(name, module) for name, module in work.named_modules() if isinstance(module, Groupable)]:
+        block = work.get_submodule(name)
+        _refuse_hooks(name, block)
+        before = copy.deepcopy(block) if prove else block
+        reasons = _named(name, network.group_)
+        stays |= {f"{name}.{path}" if name else path: reason for path, reason in reasons.items()}
+        if prove:
+            compare_unit(name, before, block, network.example_input())
+    return stays
+
+
 def _replace_units(work: Model, drafts: list[_Draft], *, prove: bool) -> Model:
     """Replaces every outermost Reparameterizable by its convolution, at every place a shared one is used."""
     replaced: dict[int, nn.Module] = {}
@@ -282,7 +310,7 @@ def _replace_units(work: Model, drafts: list[_Draft], *, prove: bool) -> Model:
         if id(unit) not in replaced:
             _refuse_hooks(name, unit)
             conv = _named(name, unit.to_conv)
-            error = _compare_unit(name, unit, conv, conv.in_channels) if prove else 0.0
+            error = compare_unit(name, unit, conv, noise(unit, conv.in_channels)) if prove else 0.0
             drafts.append(_Draft(name, type(unit).__name__, error, count_parameters(unit), count_parameters(conv)))
             replaced[id(unit)] = conv
         if name == "":
@@ -317,14 +345,16 @@ def _fold_blocks(work: nn.Module, drafts: list[_Draft], *, prove: bool) -> None:
             continue
         if not any(parameter.requires_grad for parameter in before.parameters()):
             block.requires_grad_(False)
-        error = _compare_unit(name, before, block, foldable.in_channels) if prove else 0.0
+        error = compare_unit(name, before, block, noise(before, foldable.in_channels)) if prove else 0.0
         counts = count_parameters(before), count_parameters(block)
         drafts.append(_Draft(name, type(block).__name__, error, *counts, folds=tuple(folds)))
 
 
-def _kept(work: nn.Module) -> Iterator[Kept]:
+def _kept(work: nn.Module, stays: Mapping[str, str]) -> Iterator[Kept]:
     for name, module in work.named_modules():
-        if isinstance(module, _BatchNorm | LayerScale):
+        if name in stays:
+            yield Kept(name, stays[name])
+        elif isinstance(module, _BatchNorm | LayerScale):
             parent = type(work.get_submodule(name.rpartition(".")[0])).__name__
             yield Kept(name, f"{parent} says no linear layer that this {type(module).__name__} could fold into")
 
@@ -344,80 +374,6 @@ def _refuse_hooks(name: str, unit: nn.Module) -> None:
             raise FuseError(f"{path}: has hooks, which would be lost with the block; remove them before fusing")
         if parametrize.is_parametrized(module):
             raise FuseError(f"{path}: is parametrized; call torch.nn.utils.parametrize.remove_parametrizations first")
-
-
-@torch.no_grad()
-def _compare_unit(name: str, before: nn.Module, after: nn.Module, in_channels: int) -> float:
-    """The largest float64 error of ``after``, relative to 1 + the largest value inside ``before``.
-
-    Raises:
-        FuseError: if it is above the tolerance.
-    """
-    window = max(_extent(module) for module in before.modules())
-    # A generator of its own: proving must not shift anybody's random numbers.
-    generator = torch.Generator().manual_seed(0)
-    image = torch.randn(2, in_channels, 2 * window + 1, 2 * window + 3, dtype=torch.float64, generator=generator)
-    largest = 0.0
-
-    def watch(_module: nn.Module, _inputs: Any, output: Any) -> None:
-        nonlocal largest
-        largest = max([largest, *(float(tensor.abs().max()) for tensor in _tensors(output) if tensor.numel())])
-
-    before = copy.deepcopy(before)
-    for module in before.modules():
-        module.register_forward_hook(watch)
-    expected, found = before(image), after(image)
-    if expected.shape != found.shape:
-        raise FuseError(f"{name or 'model'}: output is {tuple(expected.shape)}, fused {tuple(found.shape)}")
-    error = float((expected - found).abs().max()) / (1 + largest)
-    if not error <= UNIT_TOLERANCE:
-        raise FuseError(
-            f"{name or 'model'}: {type(before).__name__} fused wrongly, relative error {error:.1e} in float64 "
-            f"(at most {UNIT_TOLERANCE:.0e})"
-        )
-    return error
-
-
-def _extent(module: nn.Module) -> int:
-    """Pixels that a convolution's window spans, at least 1."""
-    if not isinstance(module, nn.Conv2d):
-        return 1
-    return max(d * (k - 1) + 1 for k, d in zip(module.kernel_size, module.dilation, strict=True))
-
-
-@torch.no_grad()
-def _compare_models(model: Model, fused: Model, reference: Model) -> tuple[float, float]:
-    """Largest output errors (fused, unfused) to the float64 reference.
-
-    Raises:
-        FuseError: if fusing more than triples the error that the model's own dtype makes, and adds more than 1e-6 (in
-            half precision: the dtype's resolution) of the outputs.
-    """
-    assert isinstance(model, HasExampleInput)
-    image = model.example_input()
-    expected = _tensors(reference(image.to("cpu", torch.float64)))
-
-    def error_of(outputs: Sequence[Tensor]) -> float:
-        return max(float((a.cpu().double() - b).abs().max()) for a, b in zip(outputs, expected, strict=True))
-
-    unfused_error, fused_error = error_of(_tensors(model(image))), error_of(_tensors(fused(image)))
-    scale = 1 + max(float(tensor.abs().max()) for tensor in expected)
-    resolution = max(1e-6, torch.finfo(image.dtype).eps)  # of few outputs the unfused ones may be right by luck
-    if not fused_error <= 3 * unfused_error + resolution * scale:
-        raise FuseError(
-            f"the fused model is off by {fused_error:.1e} from the float64 reference, the unfused one by "
-            f"{unfused_error:.1e}; expected at most three times as much"
-        )
-    return fused_error, unfused_error
-
-
-def _tensors(output: Any) -> list[Tensor]:
-    """Every tensor of a nested output, in order."""
-    if isinstance(output, Tensor):
-        return [output]
-    if isinstance(output, list | tuple):
-        return [tensor for item in output for tensor in _tensors(item)]
-    return []
 
 
 def _cast_like(work: Model, model: Model) -> Model:

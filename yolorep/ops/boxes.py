@@ -6,9 +6,6 @@ import math
 
 import torch
 from torch import Tensor
-from torchvision.ops import box_iou
-
-__all__ = ["box_iou", "ciou", "cxcywh_to_xyxy", "xyxy_to_cxcywh"]
 
 
 def xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
@@ -21,6 +18,15 @@ def cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
     """Centre and size to corners ``x1, y1, x2, y2``, shape (…, 4) kept."""
     centre, half = boxes[..., :2], boxes[..., 2:] / 2
     return torch.cat((centre - half, centre + half), dim=-1)
+
+
+def box_iou(first: Tensor, second: Tensor) -> Tensor:
+    """IoU of every pair: (n, 4) and (m, 4) xyxy to (n, m); boxes without an area overlap nothing."""
+    low = torch.maximum(first[:, None, :2], second[:, :2])
+    high = torch.minimum(first[:, None, 2:], second[:, 2:])
+    overlap = (high - low).clamp(min=0).prod(dim=-1)
+    area, other = ((boxes[:, 2:] - boxes[:, :2]).prod(dim=-1) for boxes in (first, second))
+    return overlap / (area[:, None] + other - overlap).clamp(min=torch.finfo(overlap.dtype).tiny)
 
 
 def ciou(boxes: Tensor, targets: Tensor, *, eps: float = 1e-7) -> Tensor:

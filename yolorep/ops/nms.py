@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torchvision.ops import batched_nms
 
 from yolorep.detections import Detections
 from yolorep.ops.decode import Decoded
@@ -40,6 +39,8 @@ def nms(
     Returns:
         One Detections an image, best first, in pixels of the network input.
     """
+    from torchvision.ops import batched_nms  # late: importing it takes as long as importing torch
+
     results = []
     for boxes, scores in zip(decoded.boxes, decoded.scores, strict=True):
         if multi_label and scores.shape[1] > 1:

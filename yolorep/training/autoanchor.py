@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from yolorep.console import say
 
 if TYPE_CHECKING:
+    from yolorep.losses.anchor import AnchorRecipe
     from yolorep.models.heads.anchor import Detect
 
 Sizes = NDArray[np.float64]
@@ -119,7 +120,7 @@ def _k_means(points: Sizes, count: int, rng: np.random.Generator) -> Sizes:
     return anchors
 
 
-def fit_anchors(head: Detect, sizes: Sizes, *, threshold: float, seed: int, placeholder: bool = False) -> None:
+def fit_anchors(head: Detect, sizes: Sizes, *, hyp: AnchorRecipe, seed: int, placeholder: bool = False) -> None:
     """Replace the head's anchors if they do not fit the data and better ones are found.
 
     Anchors are written to the head's buffer, in stride units, small ones to the level of the smallest stride.
@@ -127,7 +128,7 @@ def fit_anchors(head: Detect, sizes: Sizes, *, threshold: float, seed: int, plac
     Args:
         head: The head.
         sizes: The data set's objects, (n, 2) width and height in pixels of the network input.
-        threshold: Largest ratio of object and anchor sides, exclusive.
+        hyp: The recipe, whose ``anchor_t`` is the largest ratio of object and anchor sides, exclusive.
         seed: Seed of jitter, clustering and evolution.
         placeholder: The anchors mean nothing yet: replace them in any case.
     """
@@ -137,13 +138,13 @@ def fit_anchors(head: Detect, sizes: Sizes, *, threshold: float, seed: int, plac
     strides = np.asarray(head.strides, dtype=np.float64)
     current = head.anchors.detach().cpu().double().numpy() * strides[:, None, None]  # (nl, na, 2) pixels
     jittered = sizes * rng.uniform(0.9, 1.1, (len(sizes), 1))
-    before = anchor_fit(current.reshape(-1, 2), jittered, threshold=threshold)
+    before = anchor_fit(current.reshape(-1, 2), jittered, threshold=hyp.anchor_t)
     fits = f"{before.recall:.3f} best possible recall, {before.per_object:.2f} anchors an object"
     if before.recall > GOOD_RECALL and not placeholder:
         say(f"anchors fit the data: {fits}")
         return
-    anchors = evolve_anchors(sizes, current.shape[0] * current.shape[1], threshold=threshold, rng=rng)
-    after = anchor_fit(anchors, jittered, threshold=threshold)
+    anchors = evolve_anchors(sizes, current.shape[0] * current.shape[1], threshold=hyp.anchor_t, rng=rng)
+    after = anchor_fit(anchors, jittered, threshold=hyp.anchor_t)
     if after.recall <= before.recall and not placeholder:
         say(f"anchors kept, none better found: {fits}")
         return

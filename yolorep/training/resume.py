@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -9,14 +12,16 @@ from typing import Any
 import torch
 
 from yolorep.errors import UserError
+from yolorep.training.loggers import LOGGERS
 from yolorep.training.trainer import Progress, Trainer
 
 #: What a run leaves in its folder besides its options; last.pt comes first, for without it there is nothing to resume.
 _RUN_FILES = (
     *(f"weights/{name}.pt" for name in ("last", "best", "epoch[0-9]*")),
-    *("results.csv", "metrics.json", "events.out.tfevents.*", "train_batch[0-9].jpg", "val_batch[0-9].jpg"),
+    *("metrics.json", "train_batch[0-9].jpg", "val_batch[0-9].jpg"),
     *(f"{name}.png" for name in ("results", "labels", "pr_curve", "confidence_curves")),
     *(f"{name}.png" for name in ("confusion_matrix", "confusion_matrix_normalized")),
+    *(pattern for logger in LOGGERS.values() for pattern in logger.leaves),
 )
 
 
@@ -28,6 +33,7 @@ def training_state(trainer: Trainer) -> dict[str, Any]:
     return {
         "optimizer": trainer.optimizer.state_dict(),
         "scaler": trainer.scaler.state_dict(),
+        "epochs": trainer.schedule.epochs,
         "ema_updates": trainer.ema.updates,
         "progress": asdict(trainer.progress),
         "rng": {
@@ -69,7 +75,32 @@ def find_last(resume: str, *, project: str) -> Path:
         path = path / "weights" / "last.pt"
     if not path.is_file():
         raise UserError(f"--resume {resume}: expected a last.pt of an interrupted run, found no such file")
+    path = Path(os.path.abspath(path))  # the run is two folders up
+    if not (path.parent.parent / "args.yaml").is_file():
+        raise UserError(
+            f"--resume {resume}: expected a last.pt in its run folder, beside args.yaml and hyp.yaml, found none in "
+            f"{path.parent.parent}; go on there, or start a new run with --weights {resume}"
+        )
     return path
+
+
+def epochs_to_do(asked: int | None, *, before: int, progress: Mapping[str, Any], last: Path) -> int:
+    """How many epochs a resumed run has.
+
+    Args:
+        asked: What was asked for; None for as many as before.
+        before: As many it had until now.
+        progress: How far it is.
+        last: Its ``last.pt``.
+
+    Raises:
+        UserError: if fewer are asked for than it has, or none is left to do.
+    """
+    done = progress["epochs_done"]
+    least = max(before, done + 1)
+    if asked is not None and asked < least:
+        raise UserError(f"--epochs {asked}: expected at least {least}, for {last} has done {done} of {before} epochs")
+    return asked or before
 
 
 def refuse_unfinished(folder: Path) -> None:
@@ -88,8 +119,10 @@ def refuse_unfinished(folder: Path) -> None:
 
 def remove_run(folder: Path) -> None:
     """Remove a finished run's files, so that those of the next one in its folder stand alone."""
-    for pattern in _RUN_FILES:
-        for path in folder.glob(pattern):
+    for path in [path for pattern in _RUN_FILES for path in folder.glob(pattern)]:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
             path.unlink(missing_ok=True)
 
 

@@ -4,83 +4,42 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal, cast
 
-import numpy as np
 import torch
 import yaml
-from torch import Tensor, nn
+from torch import nn
 
-from yolorep.config import Hyp, check_options, find_config, load_hyp, load_yaml, resources_dir
 from yolorep.console import say
-from yolorep.data.catalog import load_data_config
-from yolorep.data.dataset import DetectionDataset
+from yolorep.data.dataset import Dataset
 from yolorep.data.loader import Batch, TrainLoader, train_loader
-from yolorep.data.scan import load_annotations
-from yolorep.device import autocast_dtype, select_device
-from yolorep.errors import UserError, YolorepError
+from yolorep.device import autocast_dtype, refuse_launcher
+from yolorep.errors import YolorepError
 from yolorep.evaluation.evaluator import evaluate
 from yolorep.evaluation.pictures import plot_evaluation
 from yolorep.evaluation.report import metrics_dict, table
 from yolorep.files import new_run_dir, write_text
 from yolorep.formats.pytorch import TorchBackend
-from yolorep.losses.terms import LossTerms
 from yolorep.models.detector import Detector
-from yolorep.models.heads.raw import Raw
-from yolorep.models.image_size import fit_image_size
 from yolorep.nn.reparam import fuse
-from yolorep.ops.letterbox import Geometry
-from yolorep.options import TrainOptions
-from yolorep.training.autoanchor import object_sizes
+from yolorep.options import EPOCHS, FIND_BATCH_SIZE, TrainOptions
+from yolorep.training.batch_size import choose_batch_size
 from yolorep.training.callbacks import Announcer, Checkpoints, Plots
 from yolorep.training.ema import ModelEma
-from yolorep.training.loggers import ResultsTable, TensorBoardLog
+from yolorep.training.inputs import Run, build_loss, new_run, read_options, resume_run, write_options
+from yolorep.training.loggers import Logs, make_loggers
+from yolorep.training.loggers.table import read_rows
 from yolorep.training.memory import keep_freed_memory
 from yolorep.training.optim import Schedule, build_optimizer
 from yolorep.training.recipe import describe, ema_updates, mosaic_epochs
-from yolorep.training.resume import (
-    find_last,
-    refuse_unfinished,
-    remove_leftovers,
-    remove_run,
-    restore_training_state,
-    training_state,
-)
-from yolorep.training.start import freeze_layers, set_bn_momentum, starting_model
-from yolorep.training.task import HEADS
-from yolorep.training.trainer import Callback, MultiScale, Trainer
+from yolorep.training.resume import remove_leftovers, remove_run, restore_training_state, training_state
+from yolorep.training.task import Loss, MakeLoss
+from yolorep.training.trainer import Callback, MultiScale, Scores, Trainer
+from yolorep.training.validation import validate
 from yolorep.weights.checkpoint import Checkpoint, save_checkpoint
 from yolorep.weights.load import load_checkpoint
-
-
-@dataclass(frozen=True)
-class Run:
-    """Everything a run needs, checked and loaded.
-
-    Attributes:
-        options: What was asked for, ``imgsz`` a multiple of the model's largest stride.
-        hyp: Hyperparameters.
-        device: Where to train.
-        model: The model, on the CPU.
-        train_set: Images to train on.
-        val_set: Images to evaluate on.
-        resumed: Where to go on, or None for a new run.
-    """
-
-    options: TrainOptions
-    hyp: Hyp
-    device: torch.device
-    model: Detector
-    train_set: DetectionDataset
-    val_set: DetectionDataset
-    resumed: Checkpoint | None = None
-
-
-#: Makes the loss of a model: (raw maps, targets) -> terms.
-MakeLoss = Callable[[Detector], Callable[[Raw, Tensor], LossTerms]]
 
 
 @dataclass(frozen=True, repr=False)
@@ -117,13 +76,22 @@ class TrainResult:
         return f"TrainResult({self.folder}, {numbers})"
 
 
-def train(options: TrainOptions, *, callbacks: Sequence[Callback] = (), loss: MakeLoss | None = None) -> TrainResult:
+def train(
+    options: TrainOptions,
+    *,
+    callbacks: Sequence[Callback] = (),
+    loss: MakeLoss | None = None,
+    dataset: tuple[Dataset, Dataset] | None = None,
+    plots: bool = True,
+) -> TrainResult:
     """Train a detector.
 
     Args:
         options: What to train, on what, and how.
         callbacks: What happens besides, after the program's own callbacks: results table, checkpoints, plots.
         loss: Makes the loss of the model, instead of that of its head.
+        dataset: What to train on and what to evaluate on, instead of the data YAML's; when resuming, the same again.
+        plots: Draw pictures.
 
     Returns:
         The run's folder and what came out.
@@ -134,14 +102,18 @@ def train(options: TrainOptions, *, callbacks: Sequence[Callback] = (), loss: Ma
         YolorepError: if the GPU has too little memory.
         KeyboardInterrupt: on Ctrl-C, with a ``last.pt`` to go on from and saying so.
     """
+    refuse_launcher()
     keep_freed_memory()
-    run = new_run(options) if options.resume is None else resume_run(options)
-    folder = create_folder(run) if run.resumed is None else run.resumed.path.parent.parent
+    run = new_run(options, dataset) if options.resume is None else resume_run(options, dataset)
+    make_loss = loss or (lambda model: build_loss(model, run.hyp, run.options))
+    if run.options.batch_size == FIND_BATCH_SIZE:
+        run = replace(run, options=replace(run.options, batch_size=choose_batch_size(run, make_loss)))
+    folder = create_folder(run) if run.resumed is None else reopen_folder(run, run.resumed)
     try:
-        trainer = build_trainer(run, folder, callbacks=callbacks, loss=loss)
+        trainer = build_trainer(run, folder, callbacks=callbacks, loss=loss, plots=plots)
         try:
             trainer.fit()
-            metrics = finish(run, folder)
+            metrics = finish(run, folder, plots=plots)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(_make_resumable(trainer, run, folder)) from None
     except torch.cuda.OutOfMemoryError:
@@ -152,133 +124,37 @@ def train(options: TrainOptions, *, callbacks: Sequence[Callback] = (), loss: Ma
     return TrainResult(folder, metrics)
 
 
-def new_run(options: TrainOptions) -> Run:
-    """Check and load the inputs of a new run.
-
-    Raises:
-        UserError: if one is wrong.
-    """
-    if options.exist_ok:
-        refuse_unfinished(Path(options.project) / options.name)
-    data, resources = find_config(options.data).resolve(), resources_dir().resolve()
-    if data.is_relative_to(resources / "data"):  # packaged files are found by name from anywhere
-        options = replace(options, data=data.relative_to(resources).as_posix())
-    else:
-        options = replace(options, data=str(data))
-    device = select_device(options.device)
-    autocast_dtype(options.precision, device)  # refuses what the device does not offer
-    names = load_data_config(options.data, download=options.download).names
-    torch.manual_seed(options.seed)
-    model = starting_model(
-        options.cfg,
-        options.weights,
-        names=("item",) if options.single_cls and len(names) > 1 else names,
-        backbone_weights=options.backbone_weights,
-        expand=options.expand,
-    )
-    options = replace(
-        options,
-        imgsz=fit_image_size(options.imgsz, model.max_stride),
-        hyp=options.hyp or HEADS[type(model.head)].recipe,
-    )
-    model.geometry = Geometry(options.imgsz)
-    hyp = load_hyp(options.hyp)
-    if hyp.bn_momentum is not None:
-        set_bn_momentum(model, hyp.bn_momentum)
-    freeze_layers(model, options.freeze or [])
-    if options.noautoanchor and model.head.needs_fitting:
-        raise UserError(
-            f"--noautoanchor: expected anchors in {options.cfg}, found only their number; write them there in pixels, "
-            "or let them be fitted"
-        )
-    build_loss(model, hyp, options)  # refuses what the head's loss does not offer
-    train_set, val_set = load_data(options)
-    if not options.noautoanchor:
-        _fit_head(model, train_set, hyp, options)
-    return Run(options, hyp, device, model, train_set, val_set)
-
-
-def resume_run(options: TrainOptions) -> Run:
-    """Load an interrupted run with the options it was started with; only ``--device`` may differ.
-
-    Raises:
-        UserError: if there is nothing to go on with, or the data set's classes are no longer the model's.
-    """
-    last = find_last(options.resume or "", project=options.project)
-    folder = last.parent.parent
-    stored = read_options(folder / "args.yaml")
-    given = [
-        f"--{entry.name.replace('_', '-')}"
-        for entry in fields(options)
-        if entry.name not in ("resume", "device", "project") and getattr(options, entry.name) != entry.default
-    ]
-    if given:
-        say(f"--resume takes the options the run was started with; without effect: {', '.join(given)}")
-    options = replace(stored, device=options.device or stored.device)
-    checkpoint = load_checkpoint(last)
-    if "progress" not in checkpoint.training:
-        raise UserError(f"{last}: expected a last.pt with the state of a run, found weights only; use --weights")
-    progress = checkpoint.training["progress"]
-    if progress["finished"] and (folder / "metrics.json").is_file():
-        raise UserError(
-            f"{last}: the run finished after {progress['epochs_done']} epochs; start a new one with --weights {last}"
-        )
-    device = select_device(options.device)
-    model = checkpoint.build(use_ema=False)
-    freeze_layers(model, options.freeze or [])
-    train_set, val_set = load_data(options)
-    if train_set.names != model.names:
-        raise UserError(
-            f"{options.data}: expected the classes the run was started with ({', '.join(model.names)}), "
-            f"found {', '.join(train_set.names)}; start a new run with --weights {last}"
-        )
-    remove_leftovers(folder)
-    say(f"resuming {folder} after {progress['epochs_done']} of {options.epochs} epochs")
-    return Run(options, load_hyp(folder / "hyp.yaml"), device, model, train_set, val_set, checkpoint)
-
-
-def load_data(options: TrainOptions) -> tuple[DetectionDataset, DetectionDataset]:
-    """The images to train on and those to evaluate on.
-
-    Raises:
-        UserError: if a split is missing, without images or objects, or has a wrong label.
-    """
-    config = load_data_config(options.data)
-    annotations = {
-        split: load_annotations(config, split, single_class=options.single_cls) for split in ("train", "val")
-    }
-    if not len(annotations["train"].boxes):
-        raise UserError(f"{options.data}: train: expected objects to learn, found images without any; check the labels")
-    if annotations["val"].truth.crowd.all() and not options.noval:
-        raise UserError(
-            f"{options.data}: val: expected objects to tell the best epoch by, found images without any; "
-            "check the labels or pass --noval"
-        )
-    train_set, val_set = (
-        DetectionDataset(
-            found,
-            image_size=options.imgsz,
-            cache=cast(Literal["ram", "disk"] | None, options.cache),
-            training=split == "train",
-        )
-        for split, found in annotations.items()
-    )
-    return train_set, val_set
-
-
 def create_folder(run: Run) -> Path:
     """Create the run's folder with what is known before training. With --exist-ok, the run before is removed."""
     folder = new_run_dir(run.options.project, run.options.name, exist_ok=run.options.exist_ok)
     (folder / "weights").mkdir(exist_ok=True)
     remove_run(folder)
-    write_text(folder / "args.yaml", yaml.safe_dump(asdict(run.options), sort_keys=False))
+    write_options(folder / "args.yaml", run.options)
     write_text(folder / "hyp.yaml", yaml.safe_dump(run.hyp.model_dump(), sort_keys=False))
     say(f"results go to {folder}")
     return folder
 
 
+def reopen_folder(run: Run, resumed: Checkpoint) -> Path:
+    """The folder of a run that goes on, told of its number of epochs, and without what stands for a finished run."""
+    folder = resumed.path.parent.parent
+    remove_leftovers(folder)
+    if not resumed.training["progress"]["finished"]:
+        # The numbers go first: a run without them is finished again, should this be all that happens.
+        (folder / "metrics.json").unlink(missing_ok=True)
+        stored = read_options(folder / "args.yaml")
+        if stored.epochs != run.options.epochs:
+            write_options(folder / "args.yaml", replace(stored, epochs=run.options.epochs))
+    return folder
+
+
 def build_trainer(
-    run: Run, folder: Path, *, callbacks: Sequence[Callback] = (), loss: MakeLoss | None = None
+    run: Run,
+    folder: Path,
+    *,
+    callbacks: Sequence[Callback] = (),
+    loss: MakeLoss | None = None,
+    plots: bool = True,
 ) -> Trainer:
     """Wire loop, loss, optimizer, data and callbacks together."""
     options, hyp, model = run.options, run.hyp, run.model
@@ -296,12 +172,12 @@ def build_trainer(
         stride=model.max_stride,
         pin_memory=run.device.type == "cuda",
     )
-    schedule = Schedule(
-        hyp, epochs=options.epochs, batches=len(loader), batch_size=options.batch_size, cosine=options.cos_lr
-    )
+    epochs = options.epochs or EPOCHS
+    schedule = Schedule(hyp, epochs=epochs, batches=len(loader), batch_size=options.batch_size, cosine=options.cos_lr)
+    judge = loss(model) if loss else build_loss(model, hyp, options)
     trainer = Trainer(
         model=model,
-        loss=loss(model) if loss else build_loss(model, hyp, options),
+        loss=judge,
         optimizer=build_optimizer(
             options.optimizer or hyp.optimizer,
             model,
@@ -313,7 +189,7 @@ def build_trainer(
         batches=lambda epoch: _epoch_of(loader, epoch, mosaic=epoch < mosaic_epochs(schedule)),
         ema=ModelEma.over(model, updates=window) if (window := ema_updates(schedule)) else ModelEma(model),
         device=run.device,
-        evaluate=lambda ema: _score(ema, run),
+        evaluate=lambda ema: _score(ema, run, loss=judge),
         evaluate_every_epoch=not options.noval,
         autocast=autocast_dtype(options.precision, run.device),
         multi_scale=MultiScale(options.imgsz, model.max_stride, options.seed) if options.multi_scale else None,
@@ -323,22 +199,18 @@ def build_trainer(
         assert run.resumed.ema is not None
         trainer.ema.model.load_state_dict(run.resumed.ema)
         restore_training_state(trainer, run.resumed.training)
-    trainer.callbacks = [*_callbacks(run, folder, epochs_done=trainer.progress.epochs_done), *callbacks]
+        done, planned = trainer.progress.epochs_done, run.resumed.training["epochs"]
+        if planned != epochs:
+            say(
+                f"extending from {planned} to {epochs} epochs: the learning rate follows the new schedule from "
+                f"epoch {done + 1} at {schedule.lr_at(done * len(loader)):.4g}"
+            )
+    trainer.callbacks = [*_callbacks(run, folder, epochs_done=trainer.progress.epochs_done, plots=plots), *callbacks]
     say(f"{options.hyp}: {describe(schedule, optimizer=trainer.optimizer, autocast=trainer.autocast)}")
     return trainer
 
 
-def build_loss(model: Detector, hyp: Hyp, options: TrainOptions) -> Callable[[Raw, Tensor], LossTerms]:
-    """The loss of the model's head.
-
-    Raises:
-        UserError: for an option that this loss does not offer.
-    """
-    make = HEADS[type(model.head)].loss
-    return make(model.head, hyp, image_size=options.imgsz, label_smoothing=options.label_smoothing)
-
-
-def finish(run: Run, folder: Path) -> Mapping[str, float]:
+def finish(run: Run, folder: Path, *, plots: bool = True) -> Mapping[str, float]:
     """Evaluate the best weights as they will be deployed, fused; write the numbers and draw the plots."""
     best = folder / "weights" / "best.pt"
     model = load_checkpoint(best).build()
@@ -350,27 +222,12 @@ def finish(run: Run, folder: Path) -> Mapping[str, float]:
         workers=run.options.workers,
         description="best.pt, fused",
     )
-    say(table(evaluation, images=len(run.val_set)))
+    say(table(evaluation, images=len(run.val_set.annotations)))
     write_text(folder / "metrics.json", json.dumps(metrics_dict(evaluation), indent=2))
-    plot_evaluation(evaluation, run.val_set, folder)
+    if plots:
+        plot_evaluation(evaluation, run.val_set, folder)
     say(f"results in {folder}, weights in {best}")
     return evaluation.metrics
-
-
-def read_options(path: Path) -> TrainOptions:
-    """Options as a run's ``args.yaml`` holds them.
-
-    Raises:
-        UserError: if there is no such file or it holds something else, naming the key.
-    """
-    stored = load_yaml(path)
-    if not isinstance(stored, dict):
-        raise UserError(f"{path}: expected the options of a run, found {type(stored).__name__}")
-    check_options(TrainOptions, stored, source=path)
-    try:
-        return TrainOptions(**stored)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
 
 
 def _make_resumable(trainer: Trainer, run: Run, folder: Path) -> str:
@@ -400,10 +257,13 @@ def _save_best(trainer: Trainer, run: Run, path: Path) -> None:
     save_checkpoint(path, trainer.ema.model, data=run.options.data)
 
 
-def _callbacks(run: Run, folder: Path, *, epochs_done: int) -> list[Callback]:
+def _callbacks(run: Run, folder: Path, *, epochs_done: int, plots: bool) -> list[Callback]:
     options = run.options
-    results = ResultsTable(folder / "results.csv", epochs_done=epochs_done)
-    tensorboard = TensorBoardLog.create(folder, results.rows)
+    # A killed run may have rows of epochs that are not in its checkpoint: these are repeated.
+    rows = read_rows(folder / "results.csv")[:epochs_done]
+    loggers = make_loggers(options.log)
+    for logger in loggers:
+        logger.start(folder, options=asdict(options), hyp=run.hyp.model_dump(), rows=rows)
     checkpoints = Checkpoints(
         folder / "weights",
         save_last=lambda trainer, path: _save_last(trainer, run, path),
@@ -411,9 +271,9 @@ def _callbacks(run: Run, folder: Path, *, epochs_done: int) -> list[Callback]:
         period=options.save_period,
         final_only=options.nosave,
     )
-    plots = Plots(folder, run.train_set.annotations)
+    pictures = [Plots(folder, run.train_set.annotations)] if plots else []
     # The table comes before the checkpoint: every epoch in last.pt has its row.
-    return [Announcer(), results, *([tensorboard] if tensorboard else []), checkpoints, plots]
+    return [Announcer(), Logs(loggers), checkpoints, *pictures]
 
 
 def _epoch_of(loader: TrainLoader, epoch: int, *, mosaic: bool) -> Iterable[Batch]:
@@ -421,20 +281,8 @@ def _epoch_of(loader: TrainLoader, epoch: int, *, mosaic: bool) -> Iterable[Batc
     return loader
 
 
-def _score(model: nn.Module, run: Run) -> Mapping[str, float]:
+def _score(model: nn.Module, run: Run, *, loss: Loss) -> Scores:
     assert isinstance(model, Detector)
-    backend = TorchBackend(model.for_inference(), device=run.device)
     # Twice the batch: there are no gradients to hold.
-    evaluation = evaluate(backend, run.val_set, batch_size=2 * run.options.batch_size, workers=run.options.workers)
-    return evaluation.coco.metrics
-
-
-def _fit_head(model: Detector, dataset: DetectionDataset, hyp: Hyp, options: TrainOptions) -> None:
-    """Fit to the data what the head takes from it, such as anchors."""
-    head = model.head
-    if (fit := HEADS[type(head)].fit) is None:
-        return
-    annotations = dataset.annotations
-    image_of_box = np.repeat(np.arange(len(annotations)), np.diff(annotations.offsets))
-    sizes = object_sizes(annotations.boxes[:, 3:5], annotations.sizes[image_of_box], image_size=options.imgsz)
-    fit(head, sizes, threshold=hyp.anchor_t, seed=options.seed, placeholder=head.needs_fitting)
+    batch_size, workers = 2 * run.options.batch_size, run.options.workers
+    return validate(model, run.val_set, loss=loss, device=run.device, batch_size=batch_size, workers=workers)

@@ -7,14 +7,21 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from yolorep.losses.anchor import AnchorLoss
-from yolorep.losses.anchor_free import AnchorFreeLoss
+from yolorep.config import Recipe
+from yolorep.losses.anchor import AnchorLoss, AnchorRecipe
+from yolorep.losses.anchor_free import AnchorFreeLoss, FreeRecipe
 from yolorep.losses.terms import LossTerms
+from yolorep.models.detector import Detector
 from yolorep.models.heads.anchor import Detect
 from yolorep.models.heads.anchor_free import DetectFree
 from yolorep.models.heads.base import DetectionHead
 from yolorep.models.heads.raw import Raw
 from yolorep.training.autoanchor import fit_anchors
+
+#: (raw maps, targets) -> terms.
+Loss = Callable[[Raw, Tensor], LossTerms]
+#: Makes the loss of a model.
+MakeLoss = Callable[[Detector], Loss]
 
 
 @dataclass(frozen=True)
@@ -22,19 +29,21 @@ class HeadTraining:
     """What training needs to know of a kind of head.
 
     Attributes:
-        recipe: The hyperparameters it is trained with unless told otherwise: a packaged YAML.
-        loss: (head, hyperparameters, image_size=, label_smoothing=) -> its loss: (raw maps, targets) -> terms.
-        fit: Fits the head to the data before training: (head, (n, 2) object sizes in pixels, threshold=, seed=,
+        recipe: What it is trained with unless told otherwise: a packaged YAML.
+        keys: The recipe's keys that only this kind of head reads, by names that no other uses.
+        loss: (head, recipe, image_size=, label_smoothing=) -> its loss: (raw maps, targets) -> terms.
+        fit: Fits the head to the data before training: (head, (n, 2) object sizes in pixels, hyp=the recipe, seed=,
             placeholder=); None where there is nothing to fit.
     """
 
     recipe: str
-    loss: Callable[..., Callable[[Raw, Tensor], LossTerms]]
+    keys: type[Recipe]
+    loss: Callable[..., Loss]
     fit: Callable[..., None] | None = None
 
 
 #: One row a kind of head.
 HEADS: dict[type[DetectionHead], HeadTraining] = {
-    Detect: HeadTraining("cfg/hyp/scratch-low.yaml", AnchorLoss.from_hyp, fit=fit_anchors),
-    DetectFree: HeadTraining("cfg/hyp/yolorep.yaml", AnchorFreeLoss.from_hyp),
+    Detect: HeadTraining("cfg/hyp/scratch-low.yaml", AnchorRecipe, AnchorLoss.from_hyp, fit=fit_anchors),
+    DetectFree: HeadTraining("cfg/hyp/yolorep.yaml", FreeRecipe, AnchorFreeLoss.from_hyp),
 }

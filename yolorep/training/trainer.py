@@ -35,6 +35,19 @@ class TrainBatch(Protocol):
 
 
 @dataclass(frozen=True)
+class Scores:
+    """What an evaluation found.
+
+    Attributes:
+        metrics: ``AP``, ``AP50``, ….
+        losses: Mean of each of the loss's terms over the evaluated images.
+    """
+
+    metrics: Mapping[str, float]
+    losses: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class EpochResult:
     """What an epoch brought.
 
@@ -46,6 +59,7 @@ class EpochResult:
         seconds: Duration, evaluation included.
         best: No evaluated epoch before had a higher AP.
         final: No epoch follows.
+        val_losses: The same terms of the averaged weights on the images evaluated on; empty if not evaluated.
     """
 
     epoch: int
@@ -55,6 +69,7 @@ class EpochResult:
     seconds: float
     best: bool
     final: bool
+    val_losses: Mapping[str, float] = field(default_factory=dict)
 
 
 class Callback:
@@ -68,6 +83,9 @@ class Callback:
 
     def on_end(self, trainer: Trainer) -> None:
         """After the last epoch."""
+
+    def on_close(self, trainer: Trainer) -> None:
+        """When training is over, however it ends: after the last epoch, on Ctrl-C, on an error."""
 
 
 @dataclass
@@ -125,7 +143,7 @@ class Trainer:
         batches: The batches of an epoch, by the epoch's number; the same ones whenever asked.
         ema: Average of the weights.
         device: Where to train.
-        evaluate: Metrics of a model, with at least ``AP``; None for no evaluation.
+        evaluate: Scores of a model, with at least ``AP``; None for no evaluation.
         evaluate_every_epoch: Otherwise only after the last one.
         autocast: Reduced precision of forward passes, or None.
         multi_scale: Resizes images at random, or None.
@@ -141,7 +159,7 @@ class Trainer:
     batches: Callable[[int], Iterable[TrainBatch]]
     ema: ModelEma
     device: torch.device
-    evaluate: Callable[[nn.Module], Mapping[str, float]] | None = None
+    evaluate: Callable[[nn.Module], Scores] | None = None
     evaluate_every_epoch: bool = True
     autocast: torch.dtype | None = None
     multi_scale: MultiScale | None = None
@@ -160,14 +178,18 @@ class Trainer:
         Raises:
             NonFiniteLoss: if a loss term or a gradient is not finite.
         """
-        while not self.progress.finished:
-            result = self._epoch(self.progress.epochs_done)
-            self.progress.epochs_done += 1
-            self.progress.finished = result.final
+        try:
+            while not self.progress.finished:
+                result = self._epoch(self.progress.epochs_done)
+                self.progress.epochs_done += 1
+                self.progress.finished = result.final
+                for callback in self.callbacks:
+                    callback.on_epoch(self, result)
             for callback in self.callbacks:
-                callback.on_epoch(self, result)
-        for callback in self.callbacks:
-            callback.on_end(self)
+                callback.on_end(self)
+        finally:
+            for callback in self.callbacks:
+                callback.on_close(self)
 
     def train_epoch(self, epoch: int) -> dict[str, float]:
         """One pass over the data.
@@ -240,19 +262,20 @@ class Trainer:
         start = time.perf_counter()
         losses = self.train_epoch(epoch)
         final = epoch + 1 == self.schedule.epochs
-        metrics: Mapping[str, float] = {}
+        scores = Scores({})
         if self.evaluate is not None and (self.evaluate_every_epoch or final):
-            metrics = self.evaluate(self.ema.model)
-        best = self._is_best(metrics, epoch)
-        out_of_patience = 0 < self.patience <= epoch - self.progress.best_epoch and bool(metrics)
+            scores = self.evaluate(self.ema.model)
+        best = self._is_best(scores.metrics, epoch)
+        out_of_patience = 0 < self.patience <= epoch - self.progress.best_epoch and bool(scores.metrics)
         return EpochResult(
             epoch=epoch,
             losses=losses,
-            metrics=metrics,
+            metrics=scores.metrics,
             learning_rates={group["name"]: group["lr"] for group in self.optimizer.param_groups},
             seconds=time.perf_counter() - start,
             best=best,
             final=final or out_of_patience,
+            val_losses=scores.losses,
         )
 
     def _is_best(self, metrics: Mapping[str, float], epoch: int) -> bool:

@@ -40,7 +40,7 @@ class DetectionHead(nn.Module, ABC):
 
     @abstractmethod
     def decode(self, raw: Raw) -> Decoded:
-        """Boxes in pixels of the network input, and scores."""
+        """Boxes in pixels of the network input, and scores: the same from all branches' maps as for inference."""
 
     @abstractmethod
     def class_rows(self, name: str, num_classes: int) -> Tensor | None:

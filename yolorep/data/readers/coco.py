@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,59 @@ import numpy as np
 from numpy.typing import NDArray
 
 from yolorep.console import say
+from yolorep.data.annotations import Annotations, Truth
 from yolorep.data.cache import cache_file, load_arrays, pack_json, save_arrays, unpack_json
+from yolorep.data.readers.base import Places, Reader, list_images
+from yolorep.data.readers.probe import probe_images
 from yolorep.errors import UserError
 
 #: Files above this many bytes take long to parse; what they said is cached.
 _CACHE_ABOVE = 1 << 20
 #: Names told in a line.
 _SHOWN = 5
+
+
+@dataclass(frozen=True)
+class CocoReader(Reader):
+    """A folder of images and a JSON file of their objects."""
+
+    form = "{images: DIR, annotations: FILE.json}"
+    keys = ("images", "annotations")
+    knows_names = True
+
+    def images(self, places: Places) -> list[str]:
+        """Every image of the folder, whether the JSON has it or not."""
+        return list_images(self.paths[:1], places)
+
+    def names(self, places: Places) -> tuple[str, ...]:
+        return tuple(read_coco(places.find(self.paths[1])).category_names)
+
+    def read(self, names: tuple[str, ...], places: Places) -> Annotations:
+        folder, file = map(places.find, self.paths)
+        coco = read_coco(file)
+        to_class, category_ids = match_categories(coco, names)
+        if not coco.file_names:
+            raise UserError(f"{places.where}: expected images, found none listed in {file}")
+        probed = probe_images([os.path.join(folder, name) for name in coco.file_names], places.where)
+        sizes = probed.sizes
+        for index in np.flatnonzero(((sizes != coco.sizes) & (coco.sizes > 0)).any(axis=1) & (sizes[:, 0] > 0)):
+            # Its boxes are in pixels of another image.
+            (height, width), stated = sizes[index], coco.sizes[index]
+            probed.faults[int(index)] = f"{width}x{height} pixels, {stated[1]}x{stated[0]} in the JSON"
+        return probed.annotations(
+            names,
+            category_ids,
+            truth=Truth(
+                image=coco.objects[:, 0].astype(np.int64),
+                class_id=np.array([to_class[int(category_id)] for category_id in coco.objects[:, 1]], np.int64),
+                xywh=coco.objects[:, 2:6],
+                area=coco.objects[:, 6],
+                crowd=coco.objects[:, 7] > 0,
+            ),
+            where=places.where,
+            image_ids=coco.image_ids,
+            nothing=f"expected images in {folder}, found none usable",
+        )
 
 
 @dataclass(frozen=True)

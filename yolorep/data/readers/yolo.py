@@ -1,4 +1,4 @@
-"""YOLO label files: one text file an image, one row an object."""
+"""YOLO text: one label file an image, one row an object."""
 
 from __future__ import annotations
 
@@ -10,10 +10,82 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from yolorep.console import say
+from yolorep.data.annotations import Annotations, Truth
+from yolorep.data.cache import Arrays, cache_file, load_arrays, save_arrays
+from yolorep.data.readers.base import Places, Reader, list_images
+from yolorep.data.readers.probe import Probe, ProbedImages, in_threads, pack_probes, probe
 from yolorep.errors import UserError
 
 #: Coordinates written with few digits may end a little outside 0..1.
 _ROUNDING = 1e-4
+
+
+@dataclass(frozen=True)
+class YoloReader(Reader):
+    """Folders and list files of images, which have their label files in a sibling folder."""
+
+    form = "a folder, a list file, a list of these"
+    keys = ()
+
+    def images(self, places: Places) -> list[str]:
+        return list_images(self.paths, places)
+
+    def read(self, names: tuple[str, ...], places: Places) -> Annotations:
+        images, where = self.images(places), places.where
+        labels = [label_path(image) for image in images]
+        cache = cache_file("yolo", [*images, *labels])
+        arrays = load_arrays(cache)
+        if arrays is None:
+            arrays, lasting = _scan(images, labels, where)
+            if lasting:
+                save_arrays(cache, arrays)
+        counts, boxes = arrays["counts"], arrays["boxes"]
+        if len(boxes) and boxes[:, 0].max() >= len(names):
+            # Read again for the line number.
+            first = int(np.repeat(np.arange(len(images)), counts)[boxes[:, 0] >= len(names)][0])
+            read_yolo_labels(labels[first], len(names))
+        probed = ProbedImages.unpack(images, arrays)
+        labelled = arrays["labelled"][probed.usable]
+        notes = [
+            f"{(~labelled).sum()} without a label file" if not labelled.all() else "",
+            f"{arrays['duplicates']} duplicate rows removed" if arrays["duplicates"] else "",
+            f"{arrays['empty']} boxes without area ignored" if arrays["empty"] else "",
+        ]
+        truth = Truth.of_boxes(boxes, counts, probed.sizes)
+        annotations = probed.annotations(names, tuple(range(len(names))), truth=truth, where=where, notes=notes)
+        if not labelled.any():
+            say(f"{where}: no image has a label file; expected for example {labels[0]}")
+        return annotations
+
+
+def _scan(images: list[str], labels: list[str], where: str) -> tuple[Arrays, bool]:
+    """Returns what was found, and whether it holds until the files change."""
+
+    def read(pair: tuple[str, str]) -> tuple[Probe, YoloLabels | UserError, bool]:
+        image, label = pair
+        parsed: YoloLabels | UserError
+        try:
+            parsed = read_yolo_labels(label)
+        except UserError as error:
+            parsed = error
+        return probe(image), parsed, os.path.exists(label)
+
+    found = in_threads(read, list(zip(images, labels, strict=True)), where)
+    wrong = [parsed for _, parsed, _ in found if isinstance(parsed, UserError)]
+    if wrong:
+        more = f" (and {len(wrong) - 1} more label files with faults)" if len(wrong) > 1 else ""
+        raise UserError(f"{wrong[0]}{more}")
+    parsed = [labels for _, labels, _ in found if isinstance(labels, YoloLabels)]
+    probed, lasting = pack_probes([probe for probe, _, _ in found])
+    return {
+        **probed,
+        "labelled": np.array([labelled for _, _, labelled in found], bool),
+        "counts": np.array([len(labels.boxes) for labels in parsed], np.int64),
+        "boxes": np.concatenate([np.zeros((0, 5)), *(labels.boxes for labels in parsed)]),
+        "duplicates": np.int64(sum(labels.duplicates for labels in parsed)),
+        "empty": np.int64(sum(labels.empty for labels in parsed)),
+    }, lasting
 
 
 def label_path(image: str) -> str:

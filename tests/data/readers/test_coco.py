@@ -6,8 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.data.toy import load, write_coco, write_yaml
-from yolorep.data import coco
+from tests.data.toy import load, overwrite, write_coco, write_yaml
 from yolorep.data.catalog import load_data_config
 from yolorep.errors import UserError
 
@@ -218,11 +217,10 @@ def test_an_image_of_another_size_is_skipped(tmp_path: Path, capsys: pytest.Capt
     assert "1 skipped: 0.png (60x40 pixels, 600x40 in the JSON)" in capsys.readouterr().out
 
 
-def test_a_large_file_is_parsed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(coco, "_CACHE_ABOVE", 0)
-    yaml = write_coco(tmp_path)
+def test_a_large_file_is_parsed_once(tmp_path: Path) -> None:
+    yaml = write_coco(tmp_path, info="x" * (1 << 20))
     first = load(yaml, "val")
-    monkeypatch.setattr(coco.json, "load", lambda file: pytest.fail("parsed again"))
+    overwrite(tmp_path / "instances.json")
     second = load(yaml, "val")
     assert first.ground_truth() == second.ground_truth()
     assert first.names == second.names

@@ -1,0 +1,155 @@
+"""What is piped in, and the screen."""
+
+from __future__ import annotations
+
+import io
+import os
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.media.files import make_image, write_image, write_video
+from tests.media.pipes import open_pipe, pipe_in
+from yolorep.errors import UserError
+from yolorep.images import read_image
+from yolorep.media.frames import Frame, Unreadable
+from yolorep.media.sources import open_source
+
+
+def jpeg(brightness: int = 0) -> bytes:
+    return bytes(cv2.imencode(".jpg", cv2.add(make_image(), brightness))[1].tobytes())
+
+
+@pytest.mark.parametrize("suffix", [".bmp", ".jp2", ".jpg", ".png", ".ppm", ".tif", ".webp"])
+def test_an_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str) -> None:
+    path = write_image(tmp_path / f"a{suffix}")
+    pipe_in(monkeypatch, path.read_bytes())
+    (frame,) = open_source("-")
+    assert isinstance(frame, Frame)
+    assert (frame.path, frame.index, frame.total, frame.fps, frame.is_video) == ("stdin", 0, 1, None, False)
+    np.testing.assert_array_equal(frame.image, read_image(path))
+
+
+def test_an_upright_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    exif = Image.Exif()
+    exif[274] = 6
+    file = io.BytesIO()
+    Image.fromarray(make_image()).save(file, "JPEG", exif=exif)
+    pipe_in(monkeypatch, file.getvalue())
+    (frame,) = open_source("-")
+    assert isinstance(frame, Frame) and frame.image.shape == (128, 96, 3)
+
+
+def test_several_views_of_one_scene(monkeypatch: pytest.MonkeyPatch) -> None:
+    file = io.BytesIO()
+    views = [Image.fromarray(cv2.add(make_image(), i)) for i in range(2)]
+    views[0].save(file, "MPO", save_all=True, append_images=views[1:])
+    pipe_in(monkeypatch, file.getvalue())
+    (frame,) = open_source("-")
+    assert isinstance(frame, Frame) and not frame.is_video
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.avi", "a.gif"])
+def test_a_video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    if name.endswith("gif"):
+        pictures = [Image.fromarray(cv2.add(make_image(), i)) for i in range(0, 50, 10)]
+        pictures[0].save(tmp_path / name, save_all=True, append_images=pictures[1:], duration=100)
+    else:
+        write_video(tmp_path / name, 5, fps=10, codec="MJPG" if name.endswith("avi") else "mp4v")
+    pipe_in(monkeypatch, (tmp_path / name).read_bytes())
+    frames = list(open_source("-", vid_stride=2))
+    assert all(isinstance(frame, Frame) and frame.is_video and frame.path == "stdin" for frame in frames)
+    assert [frame.index for frame in frames] == [0, 2, 4]
+    assert [frame.time for frame in frames] == pytest.approx([0, 0.2, 0.4])
+
+
+@pytest.mark.parametrize("parts", [False, True])
+def test_frames_come_as_they_arrive(monkeypatch: pytest.MonkeyPatch, parts: bool) -> None:
+    boundary = b"--frame\r\nContent-Type: image/jpeg\r\n\r\n" if parts else b""
+    with open_pipe(monkeypatch) as pipe:
+
+        def send(count: int) -> None:
+            pipe.write((boundary + jpeg()) * count)
+            pipe.flush()
+
+        frames = open_source("-")
+        send(1 if parts else 2)  # without a boundary, one JPEG alone could be a still image
+        first = next(frames)
+        time.sleep(0.1)
+        rest = []
+        for _ in range(3):
+            send(1)
+            rest.append(next(frames))
+        pipe.close()
+        rest += frames
+    everything = [first, *rest]
+    assert all(isinstance(frame, Frame) and frame.is_video and frame.path == "stdin" for frame in everything)
+    assert [frame.index for frame in everything] == list(range(4 if parts else 5))
+    times = [frame.time for frame in everything]
+    assert times == sorted(times) and times[0] < 0.1 <= times[-1]
+
+
+def test_a_damaged_frame_does_not_stop_a_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    damaged = b"\xff\xd8\xff\xd9"
+    pipe_in(monkeypatch, jpeg() + damaged + jpeg() + jpeg()[:-100])
+    first, second, third, last = open_source("-")
+    assert isinstance(first, Frame) and isinstance(third, Frame) and third.index == 2
+    assert isinstance(second, Unreadable) and second.path == "stdin" and second.reason.startswith("frame 2: ")
+    assert last == Unreadable("stdin", "frame 4: truncated")
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "nothing arrived"),
+        (b"no", "cannot open this video"),
+        (b"no picture" * 100, "cannot open this video"),
+        (jpeg()[:-100], "truncated"),
+    ],
+)
+def test_what_cannot_be_read(monkeypatch: pytest.MonkeyPatch, data: bytes, reason: str) -> None:
+    pipe_in(monkeypatch, data)
+    (item,) = open_source("-")
+    assert isinstance(item, Unreadable) and item.path == "stdin" and reason in item.reason
+
+
+def test_nothing_is_piped(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal, other_end = os.openpty() if hasattr(os, "openpty") else pytest.skip("no terminals here")
+    with os.fdopen(terminal), os.fdopen(other_end) as stdin:
+        monkeypatch.setattr("sys.stdin", stdin)
+        with pytest.raises(UserError, match=r"source '-': expected an image, .*, found no pipe; write"):
+            open_source("-")
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_the_screen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("PIL.ImageGrab.grab", lambda: Image.fromarray(make_image()[..., ::-1]).convert(mode))
+    frames = open_source("screen")
+    found = [next(frames) for _ in range(3)]
+    assert all(isinstance(frame, Frame) and frame.is_video and frame.total is None for frame in found)
+    assert [(frame.path, frame.index) for frame in found] == [("screen", i) for i in range(3)]
+    np.testing.assert_array_equal(found[2].image, make_image())
+    assert 0 <= found[0].time <= found[1].time <= found[2].time
+
+
+def test_no_screen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def grab() -> None:
+        raise OSError("X connection failed:\nerror 5")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("PIL.ImageGrab.grab", grab)
+    message = r"source 'screen': expected a screen to look at, found none here \(X connection failed: error 5\)$"
+    with pytest.raises(UserError, match=message):
+        open_source("screen")
+
+
+def test_a_folder_called_screen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_image(tmp_path / "screen" / "a.png")
+    monkeypatch.chdir(tmp_path)
+    (frame,) = open_source("screen")
+    assert os.path.basename(frame.path) == "a.png"

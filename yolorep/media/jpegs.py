@@ -1,0 +1,95 @@
+"""Cutting a stream of bytes into the JPEGs it holds, as they arrive."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+
+JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
+#: What may stand before a JPEG: white space, and the boundary and header of a part of a multipart stream.
+_GAP = re.compile(rb"[\s\0]*(?:--[^\xff]*)?")
+#: A marker inside coded pixels that is neither a stuffed byte nor a restart: the end of the scan.
+_SCAN_END = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
+_SCAN, _WITHOUT_LENGTH = 0xDA, {0x01, *range(0xD0, 0xD9)}
+_LONGEST_GAP = 65536
+
+
+def split_jpegs(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Yields each JPEG once its last byte has arrived; pictures inside one (thumbnails) stay where they are.
+
+    Args:
+        chunks: the stream, cut anywhere: JPEGs one behind another, as ``ffmpeg -f mjpeg`` writes them, or the parts of
+            a multipart stream, as cameras send them. It ends where anything else follows a JPEG. The last one may be
+            cut off.
+    """
+    stream = _Arrived(chunks)
+    while _skip_gap(stream):
+        end = _end_of_jpeg(stream)
+        yield bytes(stream.data[:end])
+        del stream.data[:end]
+
+
+class _Arrived:
+    """What has arrived of a stream and was not taken away.
+
+    Attributes:
+        data: the bytes.
+    """
+
+    def __init__(self, chunks: Iterable[bytes]) -> None:
+        self.data = bytearray()
+        self._chunks = iter(chunks)
+
+    def more(self) -> bool:
+        """Waits for another chunk; False at the end."""
+        chunk = next(self._chunks, b"")
+        self.data += chunk
+        return bool(chunk)
+
+    def holds(self, size: int) -> bool:
+        """Waits until there are ``size`` bytes; False if there never will be."""
+        while len(self.data) < size:
+            if not self.more():
+                return False
+        return True
+
+
+def _skip_gap(stream: _Arrived) -> bool:
+    """Takes away what stands before a JPEG; False if none follows."""
+    while True:
+        gap = _GAP.match(stream.data)
+        size = gap.end() if gap else 0
+        begins = stream.data[size : size + len(JPEG_START)]
+        if begins == JPEG_START:
+            del stream.data[:size]
+            return True
+        if len(begins) == len(JPEG_START) or size > _LONGEST_GAP or not stream.more():
+            return False
+
+
+def _end_of_jpeg(stream: _Arrived) -> int:
+    """Where the JPEG ends that the stream begins with: behind its last marker, or where the data do."""
+    position = len(JPEG_START)
+    while stream.holds(position + 2) and stream.data[position] == 0xFF:
+        marker = stream.data[position + 1]
+        if marker == JPEG_END[1]:
+            return position + len(JPEG_END)
+        if marker == 0xFF:  # filling
+            position += 1
+        elif marker in _WITHOUT_LENGTH:
+            position += 2
+        elif stream.holds(position + 4):
+            position += 2 + int.from_bytes(stream.data[position + 2 : position + 4], "big")
+            if marker == _SCAN:
+                position = _end_of_scan(stream, position)
+        else:
+            break
+    return len(stream.data)
+
+
+def _end_of_scan(stream: _Arrived, position: int) -> int:
+    while not (marker := _SCAN_END.search(stream.data, position)):
+        position = max(position, len(stream.data) - 1)  # its first byte may have arrived
+        if not stream.more():
+            return len(stream.data)
+    return marker.start()

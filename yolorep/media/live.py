@@ -1,0 +1,108 @@
+"""Frames without a file: what is piped into the program, and the screen."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import BinaryIO
+
+from yolorep.errors import UserError
+from yolorep.images import ImageError, decode_image, from_pillow
+from yolorep.media.frames import Frame, Unreadable, read_frames
+from yolorep.media.jpegs import JPEG_START, split_jpegs
+
+#: What their frames say they come from.
+STDIN, SCREEN = "stdin", "screen"
+
+_CHUNK, _LONGEST_MAGIC = 65536, 4
+#: In a JPEG that is followed by other views of its scene, which are no frames.
+_MULTI_PICTURE = b"MPF\0"
+
+
+def open_stdin(*, vid_stride: int = 1) -> Iterator[Frame | Unreadable]:
+    """Reads what is piped into the program: an image file, a video file, or JPEGs, whose frames come as they arrive.
+
+    Raises:
+        UserError: at the call, if nothing is piped.
+    """
+    if sys.stdin is None or sys.stdin.isatty():
+        raise UserError(
+            "source '-': expected an image, a video or a stream of JPEGs piped into the program, found no pipe; "
+            "write, for example, cat street.jpg | yolorep detect --source -"
+        )
+    return _read_pipe(sys.stdin.buffer, vid_stride)
+
+
+def open_screen() -> Iterator[Frame]:
+    """Takes screenshots without end, as fast as they are asked for.
+
+    Raises:
+        UserError: at the call, if there is no screen.
+    """
+    first = _screenshot(index=0, start=time.monotonic())
+    start = time.monotonic() - first.time
+    return itertools.chain([first], (_screenshot(index=index, start=start) for index in itertools.count(1)))
+
+
+def _read_pipe(stream: BinaryIO, vid_stride: int) -> Iterator[Frame | Unreadable]:
+    chunks = iter(lambda: stream.read1(_CHUNK), b"")  # type: ignore[attr-defined]  # what is there, without waiting
+    head = b""
+    while len(head) < _LONGEST_MAGIC and (chunk := next(chunks, b"")):
+        head += chunk
+    everything = itertools.chain([head], chunks)
+    if not head:
+        yield Unreadable(STDIN, "nothing arrived")
+    elif head.lstrip().startswith(b"--"):  # the boundary of a part
+        yield from _read_stream(split_jpegs(everything), vid_stride)
+    elif head.startswith(JPEG_START):
+        yield from _read_jpegs(split_jpegs(everything), vid_stride)
+    else:
+        with tempfile.TemporaryDirectory() as folder:  # OpenCV reads videos from files only
+            path = os.path.join(folder, STDIN)
+            with open(path, "wb") as file:
+                file.writelines(everything)
+            for item in read_frames(path, vid_stride=vid_stride):
+                yield replace(item, path=STDIN)
+
+
+def _read_jpegs(jpegs: Iterator[bytes], vid_stride: int) -> Iterator[Frame | Unreadable]:
+    """One JPEG alone is a still image, several are a stream."""
+    first = next(jpegs)
+    second = None if _MULTI_PICTURE in first else next(jpegs, None)
+    if second is not None:
+        yield from _read_stream(itertools.chain([first, second], jpegs), vid_stride)
+        return
+    try:
+        yield Frame(decode_image(first), STDIN, 0, 1, None, is_video=False)
+    except ImageError as error:
+        yield Unreadable(STDIN, str(error))
+
+
+def _read_stream(jpegs: Iterator[bytes], vid_stride: int) -> Iterator[Frame | Unreadable]:
+    start = 0.0
+    for index, jpeg in enumerate(jpegs):
+        start = start or time.monotonic()
+        if index % vid_stride:
+            continue
+        seconds = time.monotonic() - start
+        try:
+            yield Frame(decode_image(jpeg), STDIN, index, None, None, is_video=True, time=seconds)
+        except ImageError as error:
+            yield Unreadable(STDIN, f"frame {index + 1}: {error}")
+
+
+def _screenshot(*, index: int, start: float) -> Frame:
+    from PIL import ImageGrab
+
+    seconds = time.monotonic() - start
+    try:
+        return Frame(from_pillow(ImageGrab.grab()), SCREEN, index, None, None, is_video=True, time=seconds)
+    except (OSError, subprocess.SubprocessError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"source '{SCREEN}': expected a screen to look at, found none here ({reason})") from error
