@@ -280,7 +280,7 @@ def _curves(axes: Axes, x: NDArray[np.float64], curves: Mapping[str, NDArray[np.
         if known.any():
             marker = "o" if known.sum() == 1 else None  # a line of one point cannot be seen
             axes.plot(x[known], values[known], color=colour, label=name, lw=1.8, marker=marker, clip_on=False)
-    if len(axes.lines) > 1:
+    if axes.lines:
         axes.legend()
 
 
