@@ -211,21 +211,31 @@ class Own(nn.Module):
 """
 
 
-def test_blocks_of_ones_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """In processes of their own: a row that is registered once stays."""
-    (tmp_path / "own.py").write_text(BLOCK)
-    (tmp_path / "m.yaml").write_text("{nc: 1, backbone: [[-1, 1, Own, [8]]], head: [[[-1], 1, DetectFree, [nc]]]}")
-
-    def run(*argv: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "yolorep", *argv]
-        return subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
-
-    without = run("info", "--cfg", "m.yaml", "--imgsz", "64")
-    assert without.returncode == 2 and "needs the row Own: give --import the file that registers it" in without.stderr
-    done = run("fuse", "--cfg", "m.yaml", "--imgsz", "64", "--output", "f.pt", "--import", "own.py")
-    assert done.returncode == 0, done.stderr
-    without = run("info", "--weights", "f.pt", "--imgsz", "64")
-    assert without.returncode == 2 and "needs the row Own" in without.stderr and without.stderr.count("\n") == 1
-    assert run("info", "--weights", "f.pt", "--imgsz", "64", "--import", "own.py").returncode == 0
-    missing = run("info", "--weights", "f.pt", "--import", "gone.py")
-    assert (missing.returncode, missing.stderr) == (2, "error: --import gone.py: no such file\n")
+def test_blocks_of_ones_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("own.py").write_text(BLOCK)
+    Path("m.yaml").write_text("{nc: 1, backbone: [[-1, 1, Own, [8]]], head: [[[-1], 1, DetectFree, [nc]]]}")
+    assert cli.main(["info", "--cfg", "m.yaml", "--import", "gone.py"]) == 2
+    assert capsys.readouterr().err == "error: --import gone.py: no such file\n"
+    # In a process of its own: a row that is registered stays.
+    fuse = [
+        sys.executable,
+        "-m",
+        "yolorep",
+        "fuse",
+        "--cfg",
+        "m.yaml",
+        "--imgsz",
+        "64",
+        "--output",
+        "f.pt",
+        "--import",
+        "own.py",
+    ]
+    subprocess.run(fuse, check=True, stdout=subprocess.DEVNULL)
+    for source in (["--cfg", "m.yaml"], ["--weights", "f.pt"]):
+        assert cli.main(["info", *source, "--imgsz", "64"]) == 2
+        error = capsys.readouterr().err
+        assert "needs the row Own: give --import the file that registers it" in error and error.count("\n") == 1

@@ -61,7 +61,7 @@ def test_it_is_evaluated(dataset: SequenceDataset, tmp_path: Path) -> None:
     assert {result["image_id"] for result in evaluation.results} == set(range(20))
     np.testing.assert_allclose(evaluation.detections[0].xyxy[0], [24, 30, 72, 50], atol=3)
     plot_evaluation(evaluation, dataset, tmp_path)
-    assert (tmp_path / "predictions.jpg").stat().st_size > 1000
+    assert (tmp_path / "val_batch0.jpg").stat().st_size > 1000
 
 
 def test_the_four_members_are_enough(dataset: SequenceDataset) -> None:

@@ -43,7 +43,13 @@ def images(*shape: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(
-    ("reg_max", "nms_free", "dynamic"), [(16, True, True), (16, False, False), (1, True, False), (1, False, True)]
+    ("reg_max", "nms_free", "dynamic"),
+    [
+        (16, True, True),
+        (1, False, True),
+        pytest.param(16, False, False, marks=pytest.mark.slow),
+        pytest.param(1, True, False, marks=pytest.mark.slow),
+    ],
 )
 def test_files_compute_what_their_branch_computes(
     reg_max: int, nms_free: bool, dynamic: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
