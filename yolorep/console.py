@@ -14,10 +14,8 @@ PLAIN_INTERVAL = 10.0
 
 
 def plural(name: str, count: int) -> str:
-    """Returns a count and what is counted: ``1 box``, ``2 boxes``."""
-    if count == 1 or (name.endswith("s") and not name.endswith(("ss", "us"))):
-        return f"{count} {name}"
-    return f"{count} {name}{'es' if name.endswith(('s', 'x', 'ch', 'sh')) else 's'}"
+    """Returns a count and what is counted, one of our own words: ``1 box``, ``2 boxes``."""
+    return f"{count} {name}" if count == 1 else f"{count} {name}{'es' if name.endswith(('s', 'x')) else 's'}"
 
 
 def say(message: str) -> None:

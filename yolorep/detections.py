@@ -20,12 +20,15 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from yolorep.checks import share, whole_number
 from yolorep.errors import UserError, suggest
 from yolorep.files import write_text
 
 if TYPE_CHECKING:
     import pandas
     import supervision
+
+    from yolorep.images import ImageLike
 
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int64]
@@ -61,7 +64,7 @@ class Detection:
         return {**values, "x1": x1, "y1": y1, "x2": x2, "y2": y2, **tracker}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Detections:
     """The boxes of one image, validated: arrays that are indexed together, and a sequence of :class:`Detection`.
 
@@ -107,6 +110,16 @@ class Detections:
 
     def __len__(self) -> int:
         return len(self.xyxy)
+
+    def __eq__(self, other: object) -> bool:
+        """Whether all values are the same; what is compared so has no hash."""
+        if not isinstance(other, Detections):
+            return NotImplemented
+        arrays = ("xyxy", "confidence", "class_id", "tracker_id")
+        same = all(np.array_equal(getattr(self, name), getattr(other, name)) for name in arrays)
+        return same and (self.names, self.image_size) == (other.names, other.image_size)
+
+    __hash__ = None  # type: ignore[assignment]
 
     @overload
     def __getitem__(self, index: int) -> Detection: ...
@@ -166,16 +179,14 @@ class Detections:
         if classes is not None:
             keep &= np.isin(self.class_id, class_indices(classes, self.names))
         if confidence is not None:
-            if not 0 <= confidence <= 1:
-                raise UserError(f"confidence: expected 0 to 1, got {confidence}")
-            keep &= self.confidence >= confidence
+            keep &= self.confidence >= share("confidence", confidence)
         return self[keep]
 
-    def crop(self, image: Image | str | os.PathLike[str]) -> list[Image]:
+    def crop(self, image: ImageLike) -> list[Image]:
         """Cuts every box out of the image that it was found in.
 
         Args:
-            image: file or (height, width, 3) uint8 BGR array.
+            image: a file, a BGR, BGRA or grey uint8 array, a Pillow image, or an RGB tensor.
 
         Returns:
             One array a detection, a copy of all pixels that its box touches; one without pixels (``array.size == 0``)
@@ -187,7 +198,7 @@ class Detections:
 
     def plot(
         self,
-        image: Image | str | os.PathLike[str],
+        image: ImageLike,
         *,
         line_thickness: int | None = None,
         hide_labels: bool = False,
@@ -196,13 +207,16 @@ class Detections:
         """Draws the boxes on a copy of the image that they were found in.
 
         Args:
-            image: file or (height, width, 3) uint8 BGR array.
+            image: as :meth:`crop` takes it.
             line_thickness: box lines in pixels, text grows with them; by image size if None.
             hide_labels: boxes only.
             hide_conf: names without confidences.
 
         Returns:
             (height, width, 3) uint8 BGR, shown as a picture in notebooks.
+
+        Raises:
+            UserError: if it is no image, not one of the size that the boxes are of, or the line is no pixel wide.
         """
         from yolorep.drawing import draw
         from yolorep.images import Picture
@@ -211,7 +225,7 @@ class Detections:
             self._pixels(image),
             self,
             self.names or (),
-            line_thickness=line_thickness,
+            line_thickness=None if line_thickness is None else whole_number("line_thickness", line_thickness),
             hide_labels=hide_labels,
             hide_conf=hide_conf,
         )
@@ -258,14 +272,14 @@ class Detections:
             data={} if self.names is None else {"class_name": np.array(names, np.str_)},
         )
 
-    def save(self, path: str | os.PathLike[str], image: Image | str | os.PathLike[str] | None = None) -> None:
+    def save(self, path: str | os.PathLike[str], image: ImageLike | None = None) -> None:
         """Writes one file, whole or not at all; its suffix says what.
 
         Args:
             path: ``.json`` or ``.csv`` for the records; ``.txt`` for YOLO labels, whose ``class cx cy w h`` are
                 relative to ``image_size``; ``.jpg``, ``.png``, ``.webp``, ``.bmp`` or ``.tif`` for the image with the
                 boxes on it.
-            image: what to draw on; for pictures only.
+            image: what to draw on, as :meth:`crop` takes it; for pictures only.
 
         Raises:
             UserError: for any other suffix, or if what it needs is missing or the file cannot be written.
@@ -303,7 +317,7 @@ class Detections:
         names = self.names or ()
         return names[class_id] if 0 <= class_id < len(names) else None
 
-    def _pixels(self, image: Image | str | os.PathLike[str]) -> Image:
+    def _pixels(self, image: ImageLike) -> Image:
         from yolorep.images import as_image
 
         pixels = as_image(image)
@@ -335,9 +349,12 @@ def class_indices(classes: int | str | Iterable[int | str], names: Sequence[str]
         UserError: for a name or index that does not exist.
     """
     found: list[int] = []
-    for item in [classes] if isinstance(classes, int | str | np.integer) else classes:
+    for item in classes if isinstance(classes, Iterable) and not isinstance(classes, str) else [classes]:
         if not isinstance(item, str) or item.isdecimal():
-            index = int(item) if isinstance(item, str) else operator.index(item)
+            try:
+                index = int(item) if isinstance(item, str) else operator.index(item)
+            except TypeError:
+                raise UserError(f"classes: expected names or indices, found {item!r}") from None
             if names is not None and not 0 <= index < len(names):
                 raise UserError(f"classes: expected indices from 0 to {len(names) - 1}, got {index}")
             found.append(index)

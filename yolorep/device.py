@@ -12,31 +12,32 @@ from yolorep.errors import UserError
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def select_device(name: str) -> torch.device:
+def select_device(device: str | int | torch.device) -> torch.device:
     """The device that ``--device`` names.
 
     Args:
-        name: ``cpu``, a CUDA index, ``cuda``, ``cuda:N`` or ``mps``; empty for the first GPU if there is one.
+        device: ``cpu``, a CUDA index, ``cuda``, ``cuda:N`` or ``mps``; empty for the first GPU if there is one.
 
     Raises:
         UserError: if it is not there.
     """
+    name = str(device)
     if name == "":
         return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
     if "," in name:
         raise UserError(f"--device {name}: expected one device, found several, which nothing runs on yet; name one")
     try:
-        device = torch.device(f"cuda:{name}" if name.isdigit() else name)
+        found = torch.device(f"cuda:{name}" if name.isdigit() else name)
     except RuntimeError:
-        device = None
-    if device is None or device.type not in ("cpu", "cuda", "mps"):  # torch knows more, nothing here was tried on them
+        found = None
+    if found is None or found.type not in ("cpu", "cuda", "mps"):  # torch knows more, nothing here was tried on them
         raise UserError(f"--device: expected cpu, a CUDA index or mps, found {name!r}")
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if device.type == "cuda" and (device.index or 0) >= count:
+    if found.type == "cuda" and (found.index or 0) >= count:
         raise UserError(f"--device {name}: expected one of {count} CUDA devices here; use --device cpu")
-    if device.type == "mps" and not torch.backends.mps.is_available():
+    if found.type == "mps" and not torch.backends.mps.is_available():
         raise UserError(f"--device {name}: there is no MPS device here; use --device cpu")
-    return device
+    return found
 
 
 def refuse_launcher() -> None:

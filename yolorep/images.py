@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
 import cv2
 import numpy as np
@@ -16,6 +16,12 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from yolorep.errors import UserError
 from yolorep.files import atomic_write
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+#: What :func:`as_image` takes.
+ImageLike: TypeAlias = Union[str, "os.PathLike[str]", NDArray[np.uint8], Image.Image, "Tensor"]
 
 #: Files with these endings are images of a data set.
 IMAGE_SUFFIXES = frozenset(
@@ -77,8 +83,10 @@ def from_pillow(image: Image.Image) -> NDArray[np.uint8]:
     """Returns the pixels of a Pillow image of any mode as (height, width, 3) uint8 BGR, as :func:`read_image` does.
 
     Raises:
-        ImageError: if it is a file that was opened and cannot be loaded.
+        ImageError: if it has no pixels, or is a file that was opened and cannot be loaded.
     """
+    if 0 in image.size:
+        raise ImageError(f"without pixels, {image.width}x{image.height}")
     with _pillow_errors():
         return _pixels_of(image)
 
@@ -110,21 +118,78 @@ def probe_image(path: str | os.PathLike[str]) -> tuple[int, int]:
     return (width, height) if orientation in (5, 6, 7, 8) else (height, width)
 
 
-def as_image(image: NDArray[np.uint8] | str | os.PathLike[str]) -> NDArray[np.uint8]:
-    """Returns (height, width, 3) uint8 BGR pixels of an image file, or of an array that is such an image already.
+def as_image(image: ImageLike, *, colour: str = "bgr") -> NDArray[np.uint8]:
+    """Returns (height, width, 3) uint8 BGR pixels of whatever one image is held in.
+
+    Args:
+        image: a file; a uint8 array (height, width) or (height, width, 1), grey, or (height, width, 3 or 4), colours in
+            the order of ``colour``, whose alpha is dropped; a Pillow image of any mode, turned upright as its EXIF
+            says; or a (3, height, width) tensor, see :func:`from_tensor`.
+        colour: ``"bgr"`` or ``"rgb"``: of arrays.
 
     Raises:
-        UserError: if a file is no readable image.
-        ValueError: if an array is no such image.
+        UserError: if it is no image, or cannot be read.
     """
     if isinstance(image, str | os.PathLike):
         try:
             return read_image(image)
         except ImageError as error:
             raise UserError(f"{image}: expected an image, cannot read it: {error}") from error
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
-        raise ValueError(f"expected a (height, width, 3) uint8 BGR image, got {image.shape} {image.dtype}")
-    return image
+    if isinstance(image, np.ndarray):
+        return _from_array(image, colour)
+    if isinstance(image, Image.Image):
+        try:
+            return from_pillow(image)
+        except ImageError as error:
+            raise UserError(f"expected a Pillow image that can be loaded, found one that is {error}") from error
+    import torch  # late: who has no tensor need not wait for it
+
+    if isinstance(image, torch.Tensor) and image.ndim == 3:
+        return from_tensor(image)[0]
+    found = f"a tensor of shape {tuple(image.shape)}" if isinstance(image, torch.Tensor) else type(image).__name__
+    raise UserError(
+        f"expected an image: a path, a numpy array, a Pillow image or a tensor (3, height, width), found {found}"
+    )
+
+
+def from_tensor(tensor: Tensor) -> list[NDArray[np.uint8]]:
+    """Returns the images of a tensor as (height, width, 3) uint8 BGR arrays.
+
+    Args:
+        tensor: (3, height, width) or (n, 3, height, width) RGB, uint8 or floats of 0 to 1, which are rounded to 1/255.
+
+    Raises:
+        UserError: if it is no such tensor.
+    """
+    import torch
+
+    batch = tensor[None] if tensor.ndim == 3 else tensor
+    floating = tensor.is_floating_point()
+    if batch.ndim != 4 or batch.shape[1] != 3 or batch.numel() == 0 or not (floating or tensor.dtype == torch.uint8):
+        raise UserError(
+            "expected an RGB tensor (3, height, width) or (n, 3, height, width) of uint8, or of floats from 0 to 1, "
+            f"got {tuple(tensor.shape)} {tensor.dtype}"
+        )
+    batch = batch.detach().cpu()
+    if floating:
+        low, high = batch.float().aminmax()
+        if not (low >= 0 and high <= 1):  # nor NaN
+            raise UserError(f"expected a tensor of floats from 0 to 1, got {low:g} to {high:g}; divide pixels by 255")
+        batch = (batch.float() * 255).round().to(torch.uint8)
+    return [np.ascontiguousarray(image[::-1].transpose(1, 2, 0)) for image in batch.numpy()]
+
+
+def _from_array(array: NDArray[Any], colour: str) -> NDArray[np.uint8]:
+    channels = 1 if array.ndim == 2 else array.shape[2] if array.ndim == 3 else 0
+    if array.dtype != np.uint8 or channels not in (1, 3, 4) or array.size == 0:
+        raise UserError(
+            f"expected a uint8 array (height, width), grey, or (height, width, 3 or 4), {colour.upper()} or "
+            f"{colour.upper()}A, got {array.shape} {array.dtype}"
+        )
+    if channels == 3 and colour == "bgr":
+        return array
+    codes = {1: cv2.COLOR_GRAY2BGR, 3: cv2.COLOR_RGB2BGR, 4: cv2.COLOR_BGRA2BGR}
+    return np.asarray(cv2.cvtColor(array, cv2.COLOR_RGBA2BGR if channels == 4 and colour == "rgb" else codes[channels]))
 
 
 class Picture(np.ndarray[Any, np.dtype[np.uint8]]):

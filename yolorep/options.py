@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from yolorep.defaults import CONFIDENCE, IMAGE_SIZE, IOU, MAX_DETECTIONS
 from yolorep.errors import UserError
 
 #: ``--batch-size`` that stands for one to be found.
@@ -95,7 +96,9 @@ class TrainOptions(Options):
     hyp: str | None = option(None, "hyperparameter YAML (default: the recipe of the model's head)")
     epochs: int | None = option(None, "passes over the training set (default: 100); with --resume, more of them", low=1)
     batch_size: int = option(16, "images a step; -1 for as many as a GPU holds, or as pay off on a CPU")
-    imgsz: int = option(640, "long side of the training and evaluation images in pixels", "--img", "--img-size", low=1)
+    imgsz: int = option(
+        IMAGE_SIZE, "long side of the training and evaluation images in pixels", "--img", "--img-size", low=1
+    )
     rect: bool = option(False, "rectangular batches of similar aspect ratio, without mosaic")
     resume: str | None = option(None, "go on with a run: its last.pt, or the newest run's", const="")
     nosave: bool = option(False, "keep only best.pt until the last epoch")
@@ -202,9 +205,9 @@ class DetectOptions(Options):
         "--img-size",
         low=1,
     )
-    conf_thres: float = option(0.25, "boxes below this confidence are not shown", low=0, high=1)
-    iou_thres: float = option(0.45, "NMS: boxes of one class overlapping more than this are one", low=0, high=1)
-    max_det: int = option(1000, "boxes kept an image", low=1)
+    conf_thres: float = option(CONFIDENCE, "boxes below this confidence are not shown", low=0, high=1)
+    iou_thres: float = option(IOU, "NMS: boxes of one class overlapping more than this are one", low=0, high=1)
+    max_det: int = option(MAX_DETECTIONS, "boxes kept an image", low=1)
     nms_free: bool = option(False, "run the one-to-one branch of a head that has one, without NMS")
     device: str = option("", "cpu, or a CUDA index; the first GPU if there is one")
     view_img: bool = option(False, "show the result in a window")

@@ -18,7 +18,7 @@ from yolorep.evaluation.evaluator import Evaluation, evaluate
 from yolorep.formats.base import Backend
 from yolorep.formats.tta import TTA
 from yolorep.inference.open import load_backend
-from yolorep.models.image_size import fit_image_size, remembered_size
+from yolorep.models.image_size import choose_size
 from yolorep.options import EvaluationOptions
 from yolorep.weights.load import load_checkpoint
 
@@ -62,15 +62,13 @@ class Candidate:
         Raises:
             UserError: if it was made for another shape.
         """
-        if backend.image_size is None:
-            size = remembered_size(options.imgsz, backend.geometry, weights)
-            return cls(weights, backend, fit_image_size(size, backend.stride), not options.no_rect)
-        height, width = backend.image_size
-        if height != width:
-            raise UserError(f"{weights}: evaluation needs a square or dynamic export, found {height}x{width}")
-        if options.imgsz not in (None, height) or not options.no_rect:
-            say(f"{weights} was exported for {height}x{width}: evaluating at that size with square letterboxes")
-        return cls(weights, backend, height, False)
+        fixed = backend.image_size
+        if fixed is not None and fixed[0] != fixed[1]:
+            raise UserError(f"{weights}: evaluation needs a square or dynamic export, found {fixed[0]}x{fixed[1]}")
+        size = choose_size(options.imgsz, geometry=backend.geometry, stride=backend.stride, fixed=fixed, source=weights)
+        if fixed is not None and not options.no_rect:
+            say(f"{weights}: square letterboxes, as it was exported for {fixed[0]}x{fixed[1]} only")
+        return cls(weights, backend, size, fixed is None and not options.no_rect)
 
     def dataset(self, annotations: Annotations) -> DetectionDataset:
         """The images at this candidate's size."""
@@ -100,7 +98,7 @@ def find_data(options: EvaluationOptions, weights: str) -> str:
     """
     if options.data:
         return options.data
-    data = load_checkpoint(weights).data if Path(weights).suffix == ".pt" else ""
+    data = load_checkpoint(weights).data if Path(weights).suffix.lower() == ".pt" else ""
     if not data:
         raise UserError(f"--data: missing; {weights} does not say what it was trained on, so name a dataset YAML")
     say(f"data: {data}, which {weights} was trained on")

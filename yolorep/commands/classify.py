@@ -99,7 +99,7 @@ def load_classifier(weights: str) -> Classifier:
     """
     if not weights:
         raise UserError("--weights: missing; expected a classifier's checkpoint or a published backbone file")
-    if Path(weights).suffix in formats_by_suffix():
+    if Path(weights).suffix.lower() in formats_by_suffix():
         raise UserError(f"{weights}: expected a classifier, found an exported detector; it runs with 'yolorep detect'")
     network = load_checkpoint(weights).build() if is_checkpoint(weights) else _published_or_yolov5(weights)
     if not isinstance(network, Classifier):
@@ -130,7 +130,7 @@ def _classify(model: Classifier, frame: Frame, prepare: Preprocessing, *, device
     logits = model(prepare(to_tensor([frame.image])[0])[None].to(device).float() / 255)[0]
     values, indices = logits.softmax(0).topk(min(TOP, len(model.names)))
     top = [[model.names[i], round(p, 4)] for p, i in zip(values.tolist(), indices.tolist(), strict=True)]
-    return {"path": frame.path, "frame": frame.index, "top": top}
+    return {"path": frame.path, "frame": frame.index if frame.is_video else 0, "top": top}
 
 
 def _line(result: dict[str, Any], frame: Frame) -> str:

@@ -29,7 +29,6 @@ from yolorep.media.sinks import (
     ViewSink,
 )
 from yolorep.media.sources import open_source
-from yolorep.ops.letterbox import DEFAULT_SIZE
 from yolorep.options import DetectOptions
 
 
@@ -68,9 +67,6 @@ def run(options: DetectOptions) -> Path | None:
         half=options.half,
         nms_free=options.nms_free,
     )
-    if predictor.image_size != (options.imgsz or DEFAULT_SIZE):
-        asked = f"--imgsz {options.imgsz}" if options.imgsz else options.weights
-        say(f"{asked}: using {predictor.image_size}, {predictor.why_image_size}")
     names = given or predictor.names
     if len(names) != len(predictor.names):
         raise UserError(
@@ -139,7 +135,7 @@ class _Summary:
             parts = [plural("frame", self.frames), *(f"{name} in {count}" for name, count in counts)]
             milliseconds += "/frame"
         else:
-            parts = [plural(name, count) for name, count in counts]
+            parts = [f"{count} {name}" for name, count in counts]
         return f"{self.path}: {', '.join([*parts, *([] if counts else ['nothing found']), milliseconds])}"
 
     def speed(self) -> str:

@@ -16,7 +16,7 @@ from yolorep.formats.metadata import Metadata
 from yolorep.formats.samples import sample_batches
 from yolorep.formats.write import input_shapes, write_checked
 from yolorep.inference.open import load_model
-from yolorep.models.image_size import fit_image_size, remembered_size
+from yolorep.models.image_size import choose_size
 from yolorep.nn.reparam import fuse
 from yolorep.options import ExportOptions
 from yolorep.version import __version__
@@ -44,7 +44,7 @@ def run(options: ExportOptions) -> list[Path]:
         raise UserError("--weights: missing; expected a checkpoint (.pt)")
     weights = Path(options.weights)
     model = load_model(weights).for_inference(nms_free=options.nms_free)
-    size = fit_image_size(remembered_size(options.imgsz, model.geometry, options.weights), model.max_stride)
+    size = choose_size(options.imgsz, geometry=model.geometry, stride=model.max_stride, source=options.weights)
     fused, report = fuse(model, image_size=size)
     say(f"{weights}: fused {len(report.records)} blocks, {report.params:,} -> {report.params_fused:,} parameters")
     shapes = input_shapes(size, stride=model.max_stride, batch_size=options.batch_size, dynamic=options.dynamic)

@@ -21,7 +21,7 @@ from yolorep.data import transforms
 from yolorep.data.dataset import Dataset, resized_shape
 from yolorep.errors import UserError
 from yolorep.ops.letterbox import LetterBox, rect_shape
-from yolorep.ops.prepare import write_rgb
+from yolorep.ops.prepare import letterboxed, write_rgb
 
 B = TypeVar("B")
 
@@ -316,14 +316,13 @@ class _EvalBatches:
         self.dataset = dataset
 
     def __call__(self, key: _EvalKey) -> EvalBatch:
-        images = np.empty((len(key.indices), 3, *key.shape), np.uint8)
-        letterboxes = []
-        for position, index in enumerate(key.indices):
-            height, width = self.dataset.annotations.sizes[index].tolist()
-            box = eval_letterbox((height, width), key.shape, image_size=self.dataset.image_size)
-            write_rgb(box.apply(self.dataset.load_image(index)), images[position])
-            letterboxes.append(box)
-        return EvalBatch(torch.from_numpy(images), key.indices, letterboxes)
+        dataset = self.dataset
+        letterboxes = [
+            eval_letterbox((height, width), key.shape, image_size=dataset.image_size)
+            for height, width in dataset.annotations.sizes[key.indices].tolist()
+        ]
+        images = [dataset.load_image(index) for index in key.indices]
+        return EvalBatch(letterboxed(images, letterboxes), key.indices, letterboxes)
 
 
 def eval_letterbox(source: tuple[int, int], target: tuple[int, int], *, image_size: int) -> LetterBox:

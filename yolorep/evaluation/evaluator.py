@@ -11,12 +11,13 @@ from typing import Any
 from yolorep.console import progress
 from yolorep.data.dataset import Dataset
 from yolorep.data.loader import EvalBatch, eval_loader
+from yolorep.defaults import CONFIDENCE, IOU, MAX_DETECTIONS
 from yolorep.detections import Detections
 from yolorep.evaluation.confusion import ConfidenceCurves, confidence_curves
 from yolorep.evaluation.metrics import CocoMetric, CocoResult
 from yolorep.formats.base import Backend
+from yolorep.ops.nms import load_nms
 from yolorep.ops.prepare import to_detections
-from yolorep.options import DetectOptions
 
 
 @dataclass(frozen=True, repr=False)
@@ -86,6 +87,8 @@ def evaluate(
         description: for the progress display.
         observe: called with every batch after the backend has run it; its time is not counted.
     """
+    if not backend.nms_free:
+        load_nms()
     annotations = dataset.annotations
     metric = CocoMetric(annotations.ground_truth(), names=annotations.names, category_ids=annotations.category_ids)
     loader = eval_loader(
@@ -117,9 +120,9 @@ def evaluate(
         shown = to_detections(
             decoded,
             batch.letterboxes,
-            confidence=DetectOptions.conf_thres,
-            iou=None if backend.nms_free else DetectOptions.iou_thres,
-            max_detections=DetectOptions.max_det,
+            confidence=CONFIDENCE,
+            iou=None if backend.nms_free else IOU,
+            max_detections=MAX_DETECTIONS,
         )
         for index, *both in zip(batch.indices, kept, shown, strict=True):
             found[index], detected[index] = both

@@ -57,23 +57,23 @@ def load_backend(
     """
     path = Path(weights)
     device = device or torch.device("cpu")
-    formats = formats_by_suffix()
+    formats, suffix = formats_by_suffix(), path.suffix.lower()
     endings = ", ".join((".pt", *formats))
     if not str(weights):
         raise UserError(f"--weights: missing; expected a file ending in {endings}")
-    if path.suffix not in (".pt", *formats):
+    if suffix not in (".pt", *formats):
         raise UserError(
             f"{path}: expected weights ending in {endings}, found {path.suffix or 'no ending'!r}"
             f"{suggest(path.suffix, ('.pt', *formats))}"
         )
     if not path.is_file():
         raise UserError(f"{path}: no such file; expected weights ({endings})")
-    if path.suffix == ".pt":
+    if suffix == ".pt":
         model = load_model(path).for_inference(nms_free=nms_free)
-        return TorchBackend(fuse(model)[0] if fused else model, device=device, half=half)
+        return TorchBackend(fuse(model, image_size=None)[0] if fused else model, device=device, half=half)
     if half:
         raise UserError(f"--half: {path} computes in the precision it was exported in; leave --half out")
-    exported = formats[path.suffix].open(path, device=device)
+    exported = formats[suffix].open(path, device=device)
     if nms_free and not exported.nms_free:
         raise UserError(f"--nms-free: expected a file exported with --nms-free, found {path}, which needs NMS")
     return exported

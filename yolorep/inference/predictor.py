@@ -11,8 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 import PIL.Image
+import torch
 from torch import Tensor
 
+from yolorep.checks import share, whole_number
+from yolorep.console import plural
+from yolorep.defaults import CONFIDENCE, IOU, MAX_DETECTIONS
 from yolorep.detections import Detections, class_indices
 from yolorep.device import select_device
 from yolorep.errors import UserError
@@ -21,7 +25,9 @@ from yolorep.formats.tta import TTA
 from yolorep.images import as_png
 from yolorep.inference.inputs import Array, Input, is_endless, is_single, open_input
 from yolorep.media.frames import Frame, Unreadable
-from yolorep.ops.letterbox import LetterBox, rect_shape, round_up
+from yolorep.models.image_size import choose_size
+from yolorep.ops.letterbox import LetterBox, rect_shape
+from yolorep.ops.nms import load_nms
 from yolorep.ops.prepare import letterboxed, to_detections
 
 if TYPE_CHECKING:
@@ -51,7 +57,7 @@ class Timing:
         return Timing(self.preprocess + other.preprocess, self.inference + other.inference, self.nms + other.nms)
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Prediction:
     """What was found in one image or frame; notebooks show it drawn.
 
@@ -59,7 +65,7 @@ class Prediction:
         detections: in pixels of ``image``, best first.
         image: (height, width, 3) uint8 BGR.
         path: where it comes from: a file, URL or camera index, ``stdin`` or ``screen``; empty for what was in memory.
-        index: number of the frame in its video, or of the image in its list, counted from 0; 0 for other images.
+        index: number of the frame in its video, or position of the image in its folder or list, counted from 0.
         time: seconds since the video's first frame; 0 for images.
         timing: seconds it took.
     """
@@ -98,9 +104,10 @@ class Predictor:
     Args:
         weights: a checkpoint or exported file; a ``Detector`` in eval mode (run as it is: ``fuse()`` it first for
             speed); or a ``Backend``.
-        device: ``"cpu"`` or a CUDA index; the first GPU if empty and there is one. Ignored for a ``Backend``.
+        device: ``"cpu"``, a CUDA index or a ``torch.device``; the first GPU if empty and there is one. Ignored for a
+            ``Backend``.
         image_size: long side of the network input in pixels, rounded up to a multiple of the stride; what the weights
-            were trained at by default, or 640.
+            were trained at by default, or 640. One line says so where it is not the one asked for.
         confidence: boxes scoring below are dropped.
         iou: of two boxes of one class that overlap more than this, the lower one goes.
         max_detections: boxes kept an image.
@@ -127,11 +134,11 @@ class Predictor:
         self,
         weights: str | Path | Detector | Backend,
         *,
-        device: str = "",
+        device: str | int | torch.device = "",
         image_size: int | None = None,
-        confidence: float = 0.25,
-        iou: float = 0.45,
-        max_detections: int = 1000,
+        confidence: float = CONFIDENCE,
+        iou: float = IOU,
+        max_detections: int = MAX_DETECTIONS,
         classes: int | str | Iterable[int | str] | None = None,
         agnostic_nms: bool = False,
         augment: bool = False,
@@ -139,34 +146,31 @@ class Predictor:
         nms_free: bool = False,
         batch_size: int = 1,
     ) -> None:
+        self._confidence = share("confidence", confidence)
+        self._iou = share("iou", iou)
+        self._max_detections = whole_number("max_detections", max_detections)
+        self._batch_size = whole_number("batch_size", batch_size)
+        size = None if image_size is None else whole_number("image_size", image_size)
         backend = _open(weights, device=device, half=half, nms_free=nms_free)
-        if image_size is not None and image_size < 1:
-            raise UserError(f"image size: expected a positive number of pixels, got {image_size}")
-        for name, value in (("confidence", confidence), ("IoU", iou)):
-            if not 0 <= value <= 1:
-                raise UserError(f"{name} threshold: expected 0 to 1, got {value}")
-        for name, count in (("max_detections", max_detections), ("batch_size", batch_size)):
-            if count < 1:
-                raise UserError(f"{name}: expected 1 or more, got {count}")
         if agnostic_nms and backend.nms_free:
             raise UserError("--agnostic-nms: this model runs without NMS; leave it out")
         self._backend = TTA(backend) if augment else backend
-        self._confidence = confidence
-        self._iou = iou
-        self._max_detections = max_detections
         self._classes = None if classes is None else class_indices(classes, backend.names)
         self._agnostic_nms = agnostic_nms
-        self._batch_size = batch_size
         self.names = backend.names
-        wanted = backend.geometry.size(image_size)
-        self.image_size = max(backend.image_size) if backend.image_size else round_up(wanted, backend.stride)
-        #: Says what fixed the size, to people.
-        self.why_image_size = f"a multiple of the stride {backend.stride}"
-        if backend.image_size:
-            self.why_image_size = "which it was exported for"
-        elif image_size is None and backend.geometry.image_size == self.image_size:
-            self.why_image_size = "which it was trained at"
+        self.image_size = choose_size(
+            size,
+            geometry=backend.geometry,
+            stride=backend.stride,
+            fixed=backend.image_size,
+            source=str(weights) if isinstance(weights, str | Path) else "the model",
+        )
         self.timing = Timing()
+        if not backend.nms_free:
+            load_nms()  # now, not in the time of the first image
+
+    def __repr__(self) -> str:
+        return f"Predictor({plural('class', len(self.names))}, image size {self.image_size})"
 
     @overload
     def __call__(  # type: ignore[overload-overlap]  # an array is one image
@@ -185,19 +189,21 @@ class Predictor:
         Args:
             source: a path or URL, a numpy array in **BGR** order unless ``colour`` says otherwise, a Pillow image, an
                 RGB tensor, or several images: a folder, pattern, list file or video, a batch of tensors, a list or
-                generator of anything; see :func:`yolorep.inference.inputs.open_input`.
+                generator of single images; see :func:`yolorep.inference.inputs.open_input`.
             colour: order of the channels of numpy arrays, ``"bgr"`` as OpenCV reads files, or ``"rgb"``.
 
         Returns:
-            Detections in pixels of the image, best first, with class names; a list of them, in order, for all that
-            can be several images. Use :meth:`stream` for long ones: a list holds every result at once.
+            Detections in pixels of the image, best first, with class names; a list of them, in order and one an item,
+            for all that can be several images. Use :meth:`stream` for long ones: a list holds every result at once.
 
         Raises:
-            UserError: if it is nothing of that, one of the images cannot be read, or there is no end to them.
+            UserError: if it is nothing of that, one of the images cannot be read, an item of a list is no single
+                image, or there is no end to them.
         """
         if is_endless(source):
             raise UserError(f"source '{source}' has no end, expected one that has: use stream({str(source)!r})")
-        results = [found.detections for found in self.stream(source, colour=colour)]
+        items = open_input(source, colour=colour, nested=False)
+        results = [found.detections for found in self._stream(items, False, _hint(source))]
         return results[0] if is_single(source) else results
 
     def stream(
@@ -206,8 +212,8 @@ class Predictor:
         """Detects objects in one image after the other, when asked for the next.
 
         Args:
-            source: as for a call; also a camera index, the URL of a live stream, ``"screen"``, or ``"-"`` for what is
-                piped into the program.
+            source: as for a call; also a camera index, the URL of a live stream, ``"screen"``, ``"-"`` for what is
+                piped into the program, or a list or generator of all of these.
             colour: order of the channels of numpy arrays, ``"bgr"`` or ``"rgb"``.
             vid_stride: use every N-th frame of videos.
             skip_unreadable: warn of a file, or the rest of a video, that cannot be read, and go on.
@@ -218,8 +224,7 @@ class Predictor:
         Raises:
             UserError: at the call if ``source`` names nothing; at its turn for an image that cannot be read.
         """
-        hint = "" if is_single(source) else "; stream(…, skip_unreadable=True) goes on without it"
-        return self._stream(open_input(source, colour=colour, vid_stride=vid_stride), skip_unreadable, hint)
+        return self._stream(open_input(source, colour=colour, vid_stride=vid_stride), skip_unreadable, _hint(source))
 
     def _stream(self, items: Iterator[Frame | Unreadable], skip_unreadable: bool, hint: str) -> Iterator[Prediction]:
         frames: list[Frame] = []
@@ -273,7 +278,14 @@ class Predictor:
         return [(replace(detections, names=self.names), timing) for detections in results]
 
 
-def _open(weights: str | Path | Detector | Backend, *, device: str, half: bool, nms_free: bool) -> Backend:
+def _hint(source: Input) -> str:
+    """What to do about an input that cannot be read."""
+    return "" if is_single(source) else "; stream(…, skip_unreadable=True) goes on without it"
+
+
+def _open(
+    weights: str | Path | Detector | Backend, *, device: str | int | torch.device, half: bool, nms_free: bool
+) -> Backend:
     if isinstance(weights, Backend):
         return weights
     # Late: they import every block there is.
@@ -282,6 +294,8 @@ def _open(weights: str | Path | Detector | Backend, *, device: str, half: bool, 
     from yolorep.models.detector import Detector
 
     if isinstance(weights, Detector):
+        if weights.training:
+            raise UserError("weights: expected a Detector in eval mode, found one in training mode; call its eval()")
         detector = weights.for_inference(nms_free=True) if nms_free else weights
         return TorchBackend(detector, device=select_device(device), half=half)
     if isinstance(weights, str | Path):

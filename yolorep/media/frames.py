@@ -31,7 +31,7 @@ class Frame:
     Attributes:
         image: (height, width, 3) BGR uint8.
         path: the file, URL or camera index it comes from; ``stdin``, ``screen``, or empty where it is none of these.
-        index: its position in the video, counted from 0; 0 for a still image.
+        index: its number in the video; of a still image its position in the folder, list or pattern. Counted from 0.
         total: how many frames the source will yield as far as known (some containers only estimate it), None for
             live streams, 1 for a still image.
         fps: frames a second as they are yielded (a video's own divided by the stride), None if unknown.
@@ -61,15 +61,16 @@ class Unreadable:
     reason: str
 
 
-def read_frames(entry: str, *, vid_stride: int = 1) -> Iterator[Frame | Unreadable]:
+def read_frames(entry: str, *, position: int = 0, vid_stride: int = 1) -> Iterator[Frame | Unreadable]:
     """Reads one file, URL or camera index; what is wrong with it comes as ``Unreadable``.
 
     Args:
         entry: the path of an existing image or video, or one that :func:`is_stream`.
+        position: the ``index`` of an image.
         vid_stride: yield every N-th frame of a video or stream.
     """
     if is_image(entry):
-        yield _read_image(entry)
+        yield _read_image(entry, position)
     else:
         yield from _read_video(entry, vid_stride)
 
@@ -95,7 +96,7 @@ def suffix_of(entry: str) -> str:
     return os.path.splitext(path)[1].lower()
 
 
-def _read_image(entry: str) -> Frame | Unreadable:
+def _read_image(entry: str, position: int) -> Frame | Unreadable:
     if is_stream(entry):
         capture = cv2.VideoCapture(entry)
         found, picture = capture.read()
@@ -108,7 +109,7 @@ def _read_image(entry: str) -> Frame | Unreadable:
             image = read_image(entry)
         except ImageError as error:
             return Unreadable(entry, str(error))
-    return Frame(image, entry, 0, 1, None, is_video=False)
+    return Frame(image, entry, position, 1, None, is_video=False)
 
 
 def _read_video(entry: str, vid_stride: int) -> Iterator[Frame | Unreadable]:

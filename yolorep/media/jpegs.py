@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 
 JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
 #: What may stand before a JPEG: white space, and the boundary and header of a part of a multipart stream.
@@ -11,22 +11,27 @@ _GAP = re.compile(rb"[\s\0]*(?:--[^\xff]*)?")
 #: A marker inside coded pixels that is neither a stuffed byte nor a restart: the end of the scan.
 _SCAN_END = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 _SCAN, _WITHOUT_LENGTH = 0xDA, {0x01, *range(0xD0, 0xD9)}
-_LONGEST_GAP = 65536
+_LONGEST_GAP, _LONGEST_MAGIC = 65536, 64
 
 
-def split_jpegs(chunks: Iterable[bytes]) -> Iterator[bytes]:
+def split_jpegs(chunks: Iterable[bytes]) -> Generator[bytes, None, bytes]:
     """Yields each JPEG once its last byte has arrived; pictures inside one (thumbnails) stay where they are.
 
     Args:
         chunks: the stream, cut anywhere: JPEGs one behind another, as ``ffmpeg -f mjpeg`` writes them, or the parts of
             a multipart stream, as cameras send them. It ends where anything else follows a JPEG. The last one may be
             cut off.
+
+    Returns:
+        How what follows begins.
     """
     stream = _Arrived(chunks)
     while _skip_gap(stream):
         end = _end_of_jpeg(stream)
         yield bytes(stream.data[:end])
         del stream.data[:end]
+    stream.holds(_LONGEST_MAGIC)
+    return bytes(stream.data[:_LONGEST_MAGIC])
 
 
 class _Arrived:

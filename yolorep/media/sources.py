@@ -32,9 +32,9 @@ def open_source(source: str | Path, *, vid_stride: int = 1) -> Iterator[Frame | 
         source: an image or video file; a folder of these (not its subfolders; other files are passed over); a glob
             pattern; a ``.txt`` or ``.streams`` file with one path, URL or camera index a line (paths relative to the
             list's folder or the working directory); a camera index such as ``0``; a URL OpenCV can open (http,
-            rtsp, rtmp, …); ``-`` for what is piped into the program: an image file, a video file, or JPEGs that are
-            read as they arrive; ``screen``, unless a file is called that, for screenshots without end. Nothing else is
-            ever fetched from a network.
+            rtsp, rtmp, …); ``-`` for what is piped into the program: one image, JPEGs one behind another, which are
+            read as they arrive, or another video, which is read to its end before its first frame comes; ``screen``,
+            unless a file is called that, for screenshots without end. Nothing else is ever fetched from a network.
         vid_stride: yield every N-th frame of videos and streams, the first one included.
 
     Returns:
@@ -69,11 +69,11 @@ def is_live(source: str | Path) -> bool:
 
 
 def _read(entries: list[str | Unreadable], vid_stride: int) -> Iterator[Frame | Unreadable]:
-    for entry in entries:
+    for position, entry in enumerate(entries):
         if isinstance(entry, Unreadable):
             yield entry
         else:
-            yield from read_frames(entry, vid_stride=vid_stride)
+            yield from read_frames(entry, position=position, vid_stride=vid_stride)
 
 
 def _is_screen(source: str) -> bool:
@@ -115,7 +115,7 @@ def _find_listed(path: str) -> list[str | Unreadable]:
             entries.append(line)
         elif found is None:
             entries.append(Unreadable(line, f"listed in {path}, found neither beside it nor in the working directory"))
-        elif not _is_media(found):
+        elif not (_is_media(found) or (os.path.isfile(found) and is_image(found))):
             entries.append(Unreadable(line, f"listed in {path}, is neither an image nor a video"))
         else:
             entries.append(found)

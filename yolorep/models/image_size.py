@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from yolorep.console import say
-from yolorep.models.detector import Detector
-from yolorep.models.network import Network
-from yolorep.ops.letterbox import DEFAULT_SIZE, Geometry, round_up
+from yolorep.defaults import IMAGE_SIZE
+from yolorep.ops.letterbox import Geometry, Shape, round_up
+
+if TYPE_CHECKING:
+    from yolorep.models.network import Network
 
 
 def fit_image_size(size: int, stride: int) -> int:
@@ -16,11 +20,23 @@ def fit_image_size(size: int, stride: int) -> int:
     return fitted
 
 
-def remembered_size(asked: int | None, geometry: Geometry, weights: str) -> int:
-    """``--imgsz``, or without it the size that the weights were trained at, which is said."""
+def choose_size(asked: int | None, *, geometry: Geometry, stride: int, fixed: Shape | None = None, source: str) -> int:
+    """The long side in pixels that weights are run at; says so where it is not what was asked for.
+
+    Args:
+        asked: what was asked for; None for the size that the weights were trained at, or 640.
+        geometry: what the weights remember.
+        stride: what the size is rounded up to a multiple of.
+        fixed: the only (height, width) that an exported file takes.
+        source: what to call the weights.
+    """
+    if fixed is not None:
+        if asked not in (None, max(fixed)):
+            say(f"{source}: imgsz {fixed[0]}x{fixed[1]}, which it was exported for, instead of {asked}")
+        return max(fixed)
     if asked is None and geometry.image_size is not None:
-        say(f"imgsz {geometry.image_size}, which {weights} was trained at; --imgsz takes another")
-    return geometry.size(asked)
+        say(f"{source}: imgsz {geometry.image_size}, which it was trained at")
+    return fit_image_size(geometry.size(asked), stride)
 
 
 def counted_size(model: Network, size: int | None, *, quiet: bool = False) -> int:
@@ -31,5 +47,7 @@ def counted_size(model: Network, size: int | None, *, quiet: bool = False) -> in
         size: ``--imgsz``, rounded up to a multiple of the largest stride; None for 640, and 224 for a classifier.
         quiet: do not say that it was rounded.
     """
-    size = size or (DEFAULT_SIZE if isinstance(model, Detector) else 224)
+    from yolorep.models.detector import Detector  # late: it imports every block there is
+
+    size = size or (IMAGE_SIZE if isinstance(model, Detector) else 224)
     return round_up(size, model.max_stride) if quiet else fit_image_size(size, model.max_stride)

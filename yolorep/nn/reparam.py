@@ -19,6 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 
 from yolorep.console import plural
+from yolorep.defaults import IMAGE_SIZE
 from yolorep.errors import FuseError
 from yolorep.nn.flops import count_flops
 from yolorep.nn.kernels import ConvKernel, LinearKernel
@@ -136,8 +137,8 @@ class FuseReport:
         records: one a replaced unit or folded block.
         kept: what could not be folded exactly and so was not.
         params, params_fused: parameters of the whole model.
-        gflops, gflops_fused: of the whole model at ``image_size``, batch 1; 0 where the model has no example input.
-        image_size: pixels the FLOPs are counted at.
+        gflops, gflops_fused: of the whole model at ``image_size``, batch 1; 0 where they are not counted.
+        image_size: pixels the FLOPs are counted at; None where they are not.
         model_error: largest error of the fused model's outputs to the unfused model in float64; None if not run.
         unfused_error: the same for the unfused model in its own dtype.
     """
@@ -148,7 +149,7 @@ class FuseReport:
     params_fused: int
     gflops: float
     gflops_fused: float
-    image_size: int
+    image_size: int | None
     model_error: float | None
     unfused_error: float | None
 
@@ -201,7 +202,7 @@ class FuseReport:
         return "\n".join(lines)
 
 
-def fuse(model: Model, *, strict: bool = False, image_size: int = 640) -> tuple[Model, FuseReport]:
+def fuse(model: Model, *, strict: bool = False, image_size: int | None = IMAGE_SIZE) -> tuple[Model, FuseReport]:
     """Reparameterizes every block and proves that the network computes the same function.
 
     Works on a copy in float64 on the CPU and casts back once; ``model`` stays bit-identical. Every replaced unit is
@@ -210,7 +211,7 @@ def fuse(model: Model, *, strict: bool = False, image_size: int = 640) -> tuple[
     Args:
         model: in eval mode.
         strict: raise if anything could not be folded.
-        image_size: pixels at which the report counts FLOPs.
+        image_size: pixels at which the report counts FLOPs; None not to count them, which takes a while.
 
     Returns:
         The fused model (of the same class, unless the model itself is a unit) and the report.
@@ -237,8 +238,9 @@ def fuse(model: Model, *, strict: bool = False, image_size: int = 640) -> tuple[
     unfused_error: float | None = None
     if isinstance(model, HasExampleInput) and isinstance(fused, HasExampleInput):
         model_error, unfused_error = compare_models(model, fused, reference, image=model.example_input())
-        image = model.example_input(image_size)
-        flops, flops_fused = count_flops(model, image), count_flops(fused, image)
+        if image_size is not None:
+            image = model.example_input(image_size)
+            flops, flops_fused = count_flops(model, image), count_flops(fused, image)
     report = FuseReport(
         records=tuple(draft.record(flops, flops_fused) for draft in drafts),
         kept=kept,

@@ -9,12 +9,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from yolorep.defaults import IMAGE_SIZE
+
 BORDER = 114
 Shape = tuple[int, int]
-
-
-#: Long side of the images a network is run at where nothing says otherwise.
-DEFAULT_SIZE = 640
 
 
 @dataclass(frozen=True)
@@ -36,8 +34,8 @@ class Geometry:
             raise ValueError(f"pad: expected at least 0 strides, found {self.pad}")
 
     def size(self, asked: int | None = None) -> int:
-        """The long side asked for; else the one that is remembered, or else :data:`DEFAULT_SIZE`."""
-        return next(size for size in (asked, self.image_size, DEFAULT_SIZE) if size is not None)
+        """The long side asked for; else the one that is remembered, or else :data:`yolorep.defaults.IMAGE_SIZE`."""
+        return next(size for size in (asked, self.image_size, IMAGE_SIZE) if size is not None)
 
 
 def round_up(size: int, stride: int) -> int:

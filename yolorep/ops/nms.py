@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
+from torch import Tensor
 
 from yolorep.detections import Detections
 from yolorep.ops.decode import Decoded
@@ -12,6 +13,17 @@ from yolorep.ops.decode import Decoded
 #: Candidates above the threshold that are looked at, best first. A limit by count, never by time: results must not
 #: depend on the machine.
 MAX_CANDIDATES = 30_000
+
+
+def load_nms() -> Callable[[Tensor, Tensor, Tensor, float], Tensor]:
+    """What suppresses: (boxes, scores, groups, IoU) -> indices kept, best first.
+
+    Importing it takes as long as importing torch. Called before the first image, that time is not taken for NMS's.
+    """
+    from torchvision.ops import batched_nms
+
+    suppress: Callable[[Tensor, Tensor, Tensor, float], Tensor] = batched_nms
+    return suppress
 
 
 def nms(
@@ -39,8 +51,6 @@ def nms(
     Returns:
         One Detections an image, best first, in pixels of the network input.
     """
-    from torchvision.ops import batched_nms  # late: importing it takes as long as importing torch
-
     results = []
     for boxes, scores in zip(decoded.boxes, decoded.scores, strict=True):
         if multi_label and scores.shape[1] > 1:
@@ -64,7 +74,7 @@ def nms(
             # batched_nms keeps classes apart by offsets that take coordinates to be positive; boxes may leave the
             # image.
             origin = candidates.min() if len(candidates) else 0.0
-            keep = batched_nms(candidates - origin, score.float(), groups, iou)[:max_detections]
+            keep = load_nms()(candidates - origin, score.float(), groups, iou)[:max_detections]
         results.append(
             Detections(
                 xyxy=candidates[keep].cpu().numpy(),

@@ -1,0 +1,37 @@
+"""Checks of single arguments, whose errors say what was expected and what was found."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+from yolorep.errors import UserError
+
+
+def whole_number(name: str, value: Any, *, low: int = 1) -> int:
+    """Returns ``value``, a whole number of any integer type, as an int.
+
+    Raises:
+        UserError: if it is none, or below ``low``.
+    """
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, bool) or number < low:
+        raise UserError(f"{name}: expected a whole number of at least {low}, found {value!r}")
+    return number
+
+
+def share(name: str, value: Any) -> float:
+    """Returns ``value``, a number from 0 to 1, as a float.
+
+    Raises:
+        UserError: if it is none.
+    """
+    try:
+        if not isinstance(value, str) and 0 <= (number := float(value)) <= 1:
+            return number
+    except (TypeError, ValueError, RuntimeError):  # RuntimeError: a tensor of several numbers
+        pass
+    raise UserError(f"{name}: expected a number from 0 to 1, found {value!r}")
