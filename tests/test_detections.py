@@ -12,7 +12,9 @@ from typing import Any
 
 import cv2
 import numpy as np
+import PIL.Image
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -138,7 +140,9 @@ def test_filter(classes: Any, confidence: float | None, kept: list[int]) -> None
         (NAMED, {"classes": [3]}, "classes: expected indices from 0 to 2, got 3"),
         (NAMED, {"classes": -1}, "classes: expected indices from 0 to 2, got -1"),
         (three(), {"classes": ["cat"]}, "classes: expected indices, as there are no class names here, got 'cat'"),
-        (NAMED, {"confidence": 25}, "confidence: expected 0 to 1, got 25"),
+        (NAMED, {"classes": 1.5}, "classes: expected names or indices, found 1.5"),
+        (NAMED, {"confidence": "a"}, "confidence: expected a number from 0 to 1, found 'a'"),
+        (NAMED, {"confidence": 25}, "confidence: expected a number from 0 to 1, found 25"),
     ],
 )
 def test_wrong_filter(detections: Detections, arguments: dict[str, Any], message: str) -> None:
@@ -277,13 +281,68 @@ def test_plot(tmp_path: Path) -> None:
     assert (NAMED.plot(image) != three().plot(image)).any()  # names or numbers
 
 
+@pytest.mark.parametrize("thickness", [-3, 0, 1.5, "a"])
+def test_wrong_line(thickness: Any) -> None:
+    with pytest.raises(UserError, match=f"line_thickness: expected a whole number of at least 1, found {thickness!r}"):
+        NAMED.plot(make_image(), line_thickness=thickness)
+
+
+BGR = np.random.default_rng(0).integers(0, 256, (96, 128, 3), np.uint8)
+GREY = np.repeat(BGR[..., :1], 3, axis=2)
+
+
+@pytest.mark.parametrize(
+    ("image", "pixels"),
+    [
+        (BGR[..., 0], GREY),
+        (BGR[..., :1], GREY),
+        (np.dstack([BGR, BGR[..., 0]]), BGR),
+        (PIL.Image.fromarray(BGR[..., ::-1].copy()), BGR),
+        (PIL.Image.fromarray(BGR[..., 0]), GREY),
+        (torch.from_numpy(BGR[..., ::-1].copy()).permute(2, 0, 1), BGR),
+    ],
+)
+def test_whatever_an_image_is_held_in(tmp_path: Path, image: Any, pixels: np.ndarray) -> None:
+    np.testing.assert_array_equal(NAMED.plot(image), NAMED.plot(pixels))
+    np.testing.assert_array_equal(NAMED.crop(image)[0], pixels[:3, :2])
+    NAMED.save(tmp_path / "a.png", image)
+    np.testing.assert_array_equal(cv2.imread(str(tmp_path / "a.png")), NAMED.plot(pixels))
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        (NAMED, three(names=NAMES, image_size=(96, 128)), True),
+        (TRACKED, replace(TRACKED), True),
+        (EMPTY, replace(EMPTY), True),
+        (NAMED, three(names=NAMES), False),
+        (NAMED, three(image_size=(96, 128)), False),
+        (NAMED, TRACKED, False),
+        (NAMED, replace(NAMED, class_id=np.array([0, 1, 1])), False),
+        (NAMED, replace(NAMED, confidence=np.float32([0.9, 0.5, 0.2])), False),
+        (NAMED, NAMED[:2], False),
+        (NAMED, 3, False),
+    ],
+)
+def test_equality(one: Detections, other: Any, same: bool) -> None:
+    assert (one == other) is same and (one != other) is not same
+
+
+def test_detections_have_no_hash() -> None:
+    with pytest.raises(TypeError, match="unhashable"):
+        hash(NAMED)
+
+
 @pytest.mark.parametrize(
     ("image", "error", "message"),
     [
         (make_image(64, 64), UserError, r"expected the image of \(height, width\) \(96, 128\)"),
         ("missing.png", UserError, "missing.png: expected an image, cannot read it: no such file"),
-        (make_image().astype(float), ValueError, "expected a .* uint8 BGR image"),
-        (make_image()[..., 0], ValueError, r"got \(96, 128\)"),
+        (make_image().astype(float), UserError, r"expected a uint8 array .*, got \(96, 128, 3\) float64"),
+        (make_image()[:0], UserError, r"expected a uint8 array .*, got \(0, 128, 3\) uint8"),
+        (torch.zeros(1, 3, 96, 128), UserError, r"expected an image: .* found a tensor of shape \(1, 3, 96, 128\)"),
+        (None, UserError, "expected an image: a path, a numpy array, a Pillow image or a tensor .*, found NoneType"),
+        (PIL.Image.new("RGB", (5, 0)), UserError, "found one that is without pixels, 5x0"),
     ],
 )
 @pytest.mark.parametrize("method", ["plot", "crop"])

@@ -9,8 +9,20 @@ from yolorep.device import autocast_dtype, select_device
 from yolorep.errors import UserError
 
 
-def test_cpu() -> None:
-    assert select_device("cpu") == torch.device("cpu")
+@pytest.mark.parametrize("device", ["cpu", torch.device("cpu")])
+def test_cpu(device: str | torch.device) -> None:
+    assert select_device(device) == torch.device("cpu")
+
+
+def test_an_index(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for device in (1, "1", "cuda:1", torch.device("cuda:1")):
+        assert select_device(device) == torch.device("cuda:1")
+    with pytest.raises(UserError, match="--device 2: expected one of 2 CUDA devices"):
+        select_device(2)
+    with pytest.raises(UserError, match="--device: expected cpu, a CUDA index or mps, found '-1'"):
+        select_device(-1)
 
 
 @pytest.mark.parametrize("name", ["seven", "meta", "xla", "xpu:0", "vulkan"])

@@ -128,6 +128,24 @@ def test_nothing_readable(run: Run, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+def test_names_are_counted_as_they_are(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_image(tmp_path / "in" / "a.jpg")
+    (tmp_path / "data.yaml").write_text("{train: images, val: images, names: [mouse, mouse]}")
+    run(data=str(tmp_path / "data.yaml"), nosave=True, agnostic_nms=False)
+    assert "a.jpg: 1 mouse, 1 mouse, " in capsys.readouterr().out
+
+
+def test_images_of_one_folder_do_not_share_files(run: Run, tmp_path: Path) -> None:
+    for name in ("a.jpg", "b.jpg"):
+        write_image(tmp_path / "in" / name)
+    folder = run(save_txt=True, save_crop=True, save_json=True)
+    assert folder and files(folder) == [
+        "a.jpg", "b.jpg", "crops/square/a.jpg", "crops/square/b.jpg", "labels/a.txt", "labels/b.txt",
+        "predictions.json",
+    ]  # fmt: skip
+    assert "frame" not in (folder / "predictions.json").read_text()
+
+
 def test_a_video_with_the_same_objects_in_many_frames(
     run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -201,7 +219,7 @@ def test_wrong_options(white_box: str, tmp_path: Path, options: dict[str, object
 def test_image_size_is_rounded_aloud(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_image(tmp_path / "in" / "a.jpg")
     run(imgsz=100)
-    assert capsys.readouterr().out.startswith("--imgsz 100: using 128, a multiple of the stride 32\n")
+    assert capsys.readouterr().out.startswith("--imgsz 100: rounded up to 128, a multiple of the largest stride 32\n")
 
 
 def test_names_from_data(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -56,11 +56,18 @@ def test_a_run_is_evaluated_at_its_own_size(data: Path, capsys: pytest.CaptureFi
     capsys.readouterr()
     common = ["--weights", str(best), "--project", str(data / "out")]
     assert main(["val", "--data", str(data / "data.yaml"), "--workers", "0", *common]) == 0
-    assert f"imgsz 96, which {best} was trained at" in capsys.readouterr().out
+    said = f"{best}: imgsz 96, which it was trained at\n"
+    assert said in capsys.readouterr().out
+    Predictor(best, device="cpu")
+    assert capsys.readouterr().out == said
     assert main(["detect", "--source", str(data / "images/val"), *common]) == 0
-    assert f"{best}: using 96, which it was trained at" in capsys.readouterr().out
+    assert said in capsys.readouterr().out
     assert main(["export", "--include", "torchscript", "--weights", str(best)]) == 0
-    assert "input 1x3x96x96" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert said in out and "input 1x3x96x96" in out
+    Predictor(best.with_suffix(".torchscript"), image_size=128, device="cpu")
+    said = f"{best.with_suffix('.torchscript')}: imgsz 96x96, which it was exported for, instead of 128\n"
+    assert capsys.readouterr().out == said
     assert main(["fuse", "--weights", str(best), "--output", str(data / "fused.pt")]) == 0
     assert load_checkpoint(data / "fused.pt").geometry == Geometry(96)
 
@@ -73,6 +80,15 @@ def test_what_is_asked_for_counts_first(data: Path, trained: int | None, asked: 
     assert Predictor(file, image_size=asked, device="cpu").image_size == taken
     assert main(["export", "--include", "torchscript", "--dynamic", "--weights", file]) == 0
     assert Predictor(Path(file).with_suffix(".torchscript"), image_size=asked, device="cpu").image_size == taken
+
+
+def test_the_suffix_of_weights_in_capitals(data: Path) -> None:
+    file = Path(weights(data, 96))
+    upper = file.rename(file.with_name("W.PT"))
+    assert Predictor(upper, device="cpu").image_size == 96
+    assert main(["export", "--include", "torchscript", "--weights", str(upper)]) == 0
+    exported = upper.with_suffix(".torchscript")
+    assert Predictor(exported.rename(upper.with_suffix(".TorchScript")), device="cpu").image_size == 96
 
 
 def test_no_word_where_nothing_is_known(data: Path, capsys: pytest.CaptureFixture[str]) -> None:

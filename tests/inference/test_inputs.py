@@ -112,7 +112,7 @@ def media(tmp_path: Path) -> Path:
 
 def test_files(media: Path) -> None:
     assert [(Path(frame.path).name, frame.index) for frame in frames(str(media))] == [
-        ("a.png", 0), ("b.png", 0), *(("clip.mp4", i) for i in range(4)),
+        ("a.png", 0), ("b.png", 1), *(("clip.mp4", i) for i in range(4)),
     ]  # fmt: skip
     assert len(frames(media / "*.png")) == 2
     assert [frame.time for frame in frames(media / "clip.mp4", vid_stride=2)] == pytest.approx([0, 0.2])
@@ -128,7 +128,7 @@ def test_mixtures(media: Path, kind: Callable[[list[Any]], Any]) -> None:
         [GREY, str(media / "clip.mp4")],
     ]
     found = frames(kind(several))
-    assert [frame.index for frame in found] == [0, 0, 0, 1, 3, 0, 0, 1, 2, 3]
+    assert [frame.index for frame in found] == [0, 1, 0, 1, 3, 0, 0, 1, 2, 3]
     for frame in found[:5]:
         np.testing.assert_array_equal(frame.image, BGR)
     assert not is_single(several) and len(frames(kind([]))) == 0
@@ -151,6 +151,40 @@ def test_a_generator_is_not_read_ahead() -> None:
     assert taken == []
     next(items)
     assert taken == [0]
+
+
+def test_the_index_is_the_position(media: Path) -> None:
+    (media / "ab.jpg").write_bytes(b"")
+    (media / "list.txt").write_text("b.png\nmissing.png\na.png\n")
+    for source, expected in (
+        ([media / "a.png", media / "b.png", BGR], [0, 1, 2]),
+        (media / "*.png", [0, 1]),
+        (media / "list.txt", [0, 2]),
+        (media, [0, 2, 0, 1, 2, 3]),  # images, then the frames of a video
+        (media / "b.png", [0]),
+    ):
+        assert [item.index for item in open_input(source) if isinstance(item, Frame)] == expected
+
+
+@pytest.mark.parametrize(
+    ("several", "found"),
+    [
+        (lambda media: [BGR, BGR], "list"),
+        (lambda media: iter([BGR]), "list_iterator"),
+        (lambda media: TENSOR[None], "Tensor"),
+        (lambda media: media, ".+"),
+        (lambda media: str(media / "clip.mp4"), ".+clip.mp4"),
+        (lambda media: media / "*.png", ".+"),
+    ],
+)
+def test_an_item_is_one_image(media: Path, several: Callable[[Path], Any], found: str) -> None:
+    items = open_input([BGR, several(media)], nested=False)
+    assert isinstance(next(items), Frame)
+    with pytest.raises(UserError, match=f"^item 1: expected one image an item, found {found}; pass it alone, or use"):
+        next(items)
+    assert len(frames([media / "a.png", BGR, TENSOR, Image.fromarray(RGB)], nested=False)) == 4
+    with pytest.raises(UserError, match="source 'gone.png' was not found"):
+        list(open_input(["gone.png"], nested=False))
 
 
 def test_colours_of_a_list() -> None:
@@ -181,6 +215,7 @@ def test_colours_of_a_list() -> None:
         (b"bytes", "got bytes$"),
         ({"a": BGR}, "got dict$"),
         (True, "got bool$"),
+        (Image.new("RGB", (0, 5)), "expected a Pillow image .*, found one that is without pixels, 0x5$"),
         ([BGR, None], "got NoneType$"),
         ("gone.jpg", "source 'gone.jpg' was not found"),
     ],

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +43,14 @@ def test_geometry(size: tuple[int, int], image_size: int, network: tuple[int, in
 
 
 @pytest.mark.parametrize("network", [(64, 64), (64, 192), (320, 320)])
-def test_static_file_gets_its_size(network: tuple[int, int]) -> None:
+def test_static_file_gets_its_size(network: tuple[int, int], capsys: pytest.CaptureFixture[str]) -> None:
     backend = WhiteBoxBackend(image_size=network, batch_size=1)
     predictor = Predictor(backend, image_size=640, agnostic_nms=True)
     found = predictor(make_image(120, 160, box=(40, 30, 120, 90)))
     assert backend.seen == [(1, 3, *network)]
-    assert predictor.image_size == max(network) and "exported" in predictor.why_image_size
+    assert predictor.image_size == max(network)
+    said = f"the model: imgsz {network[0]}x{network[1]}, which it was exported for, instead of 640\n"
+    assert capsys.readouterr().out == said
     np.testing.assert_allclose(found.xyxy[0], (40, 30, 120, 90), atol=3.5)
 
 
@@ -218,12 +223,18 @@ def test_wrong_sources_are_told_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"image_size": 0}, "image size: expected a positive"),
-        ({"confidence": 1.5}, "confidence threshold: expected 0 to 1, got 1.5"),
-        ({"iou": -0.1}, "IoU threshold"),
-        ({"max_detections": 0}, "max_detections: expected 1 or more"),
-        ({"batch_size": 0}, "batch_size: expected 1 or more, got 0"),
+        ({"image_size": 0}, "image_size: expected a whole number of at least 1, found 0"),
+        ({"image_size": (64, 64)}, r"image_size: expected a whole number of at least 1, found \(64, 64\)"),
+        ({"image_size": 64.5}, "image_size: expected a whole number of at least 1, found 64.5"),
+        ({"confidence": 1.5}, "confidence: expected a number from 0 to 1, found 1.5"),
+        ({"confidence": None}, "confidence: expected a number from 0 to 1, found None"),
+        ({"iou": -0.1}, "iou: expected a number from 0 to 1, found -0.1"),
+        ({"iou": "a"}, "iou: expected a number from 0 to 1, found 'a'"),
+        ({"max_detections": 0}, "max_detections: expected a whole number of at least 1, found 0"),
+        ({"batch_size": True}, "batch_size: expected a whole number of at least 1, found True"),
         ({"classes": [1, 2, -1]}, "classes: expected indices from 0 to 1, got 2"),
+        ({"classes": 1.5}, "classes: expected names or indices, found 1.5"),
+        ({"classes": [0, None]}, "classes: expected names or indices, found None"),
     ],
 )
 def test_wrong_options(options: dict[str, object], message: str) -> None:
@@ -235,6 +246,44 @@ def test_wrong_options(options: dict[str, object], message: str) -> None:
 def test_wrong_weights(weights: Any) -> None:
     with pytest.raises(UserError, match="weights: expected a path, a Detector or a Backend, got"):
         Predictor(weights)
+
+
+def test_a_model_in_training_mode() -> None:
+    with pytest.raises(UserError, match="expected a Detector in eval mode, found one in training mode; call its eval"):
+        Predictor(tiny_model().train(), device="cpu")
+
+
+@pytest.mark.parametrize("device", [torch.device("cpu"), "cpu"])
+def test_devices(device: torch.device | str) -> None:
+    assert Predictor(tiny_model(), device=device).names == tiny_model().names
+
+
+def test_a_list_has_one_result_an_item(tmp_path: Path) -> None:
+    write_image(tmp_path / "a.png")
+    predictor = Predictor(WhiteBoxBackend())
+    for several in ([make_image(), make_image()], tmp_path):
+        with pytest.raises(UserError, match="item 1: expected one image an item, found .*; pass it alone"):
+            predictor([make_image(), several])
+        assert [found.index for found in predictor.stream([make_image(), several])][:2] == [0, 0]
+    assert [found.index for found in predictor.stream([tmp_path / "a.png", tmp_path / "a.png", make_image()])] == [
+        0, 1, 2,
+    ]  # fmt: skip
+
+
+def test_importing_nms_is_not_timed() -> None:
+    code = """
+import sys
+from tests.inference.white_box import WhiteBoxBackend
+from yolorep import Predictor
+assert "torchvision" not in sys.modules
+Predictor(WhiteBoxBackend())
+assert "torchvision.ops" in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_repr() -> None:
+    assert repr(Predictor(WhiteBoxBackend(), image_size=64)) == "Predictor(2 classes, image size 64)"
 
 
 def test_timing() -> None:
@@ -263,5 +312,6 @@ def test_weights_are_loaded(white_box: str) -> None:
 def test_a_prediction_shows_itself() -> None:
     (found,) = Predictor(WhiteBoxBackend()).stream([make_image()])
     assert repr(found) == f"Prediction(image, 0, 0.00 s, {found.detections})"
+    assert found in {found} and found != replace(found)  # compared by identity
     np.testing.assert_array_equal(found.plot(), found.detections.plot(found.image))
     assert found._repr_png_().startswith(b"\x89PNG")  # type: ignore[union-attr]

@@ -117,6 +117,47 @@ def test_what_cannot_be_read(monkeypatch: pytest.MonkeyPatch, data: bytes, reaso
     assert isinstance(item, Unreadable) and item.path == "stdin" and reason in item.reason
 
 
+def encoded(kind: str, count: int = 1) -> bytes:
+    file = io.BytesIO()
+    views = [Image.fromarray(cv2.add(make_image(), i)) for i in range(2)]
+    views[0].save(file, kind, **({"save_all": True, "append_images": views[1:]} if kind == "MPO" else {}))
+    return file.getvalue() * count
+
+
+@pytest.mark.parametrize(
+    ("data", "images"),
+    [
+        (encoded("PNG", 2), 1),
+        (encoded("PNG") + jpeg(), 1),
+        (encoded("PNG") + b"\n" + encoded("PNG"), 1),
+        (jpeg() + encoded("PNG"), 1),
+        (jpeg() * 3 + encoded("PNG") + jpeg(), 3),
+    ],
+)
+def test_images_after_the_first(monkeypatch: pytest.MonkeyPatch, data: bytes, images: int) -> None:
+    pipe_in(monkeypatch, data)
+    *frames, last = open_source("-")
+    assert len(frames) == images and all(isinstance(frame, Frame) for frame in frames)
+    reason = "more follows the first image, expected nothing; only JPEGs can follow each other"
+    assert last == Unreadable("stdin", reason)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        encoded("MPO"),
+        encoded("PNG") + b"\0\n",
+        encoded("PNG") + b"a note",
+        jpeg() + b"\n",
+        jpeg() + b"\0\0\0\x18ftypmp42" + jpeg(),  # a motion photo
+    ],
+)
+def test_bytes_after_an_image(monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
+    pipe_in(monkeypatch, data)
+    (frame,) = open_source("-")
+    assert isinstance(frame, Frame) and not frame.is_video
+
+
 def test_nothing_is_piped(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal, other_end = os.openpty() if hasattr(os, "openpty") else pytest.skip("no terminals here")
     with os.fdopen(terminal), os.fdopen(other_end) as stdin:

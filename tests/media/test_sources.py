@@ -102,6 +102,15 @@ def test_list_file(media: Path, suffix: str) -> None:
     assert other.path == "notes.md" and "neither an image nor a video" in other.reason
 
 
+def test_a_list_file_of_images_without_a_suffix(media: Path) -> None:
+    (media / "b").write_bytes((media / "b.jpg").read_bytes())
+    (media / "folder").mkdir()
+    (media / "list.txt").write_text("b\nfolder\nb.jpg\n")
+    first, folder, second = open_source(media / "list.txt")
+    assert isinstance(first, Frame) and isinstance(second, Frame) and (first.index, second.index) == (0, 2)
+    assert isinstance(folder, Unreadable) and "neither an image nor a video" in folder.reason
+
+
 def test_frame_of_image(media: Path) -> None:
     (frame,) = open_source(media / "c.bmp")
     assert isinstance(frame, Frame)

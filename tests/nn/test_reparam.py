@@ -286,6 +286,12 @@ def test_report_of_a_whole_model() -> None:
     assert repr(replace(report, kept=(Kept("a.norm", "why"),) * 2)).endswith(", 2 kept)")
 
 
+def test_operations_need_not_be_counted() -> None:
+    _, report = fuse(_Example(randomize_(Conv(4, 8, 3))).eval(), image_size=None)
+    assert report.model_error is not None and report.image_size is None
+    assert report.gflops == report.gflops_fused == report.records[0].flops == 0 and "GFLOPs" not in str(report)
+
+
 class _Foldable(nn.Module):
     in_channels = 4
 
