@@ -32,10 +32,10 @@ if TYPE_CHECKING:
     from yolorep.inference.predictor import Predictor as Predictor
     from yolorep.losses.terms import LossTerms as LossTerms
     from yolorep.models.detector import build_model as build_model
+    from yolorep.models.user_blocks import import_blocks as import_blocks
     from yolorep.nn.expand import expand as expand
     from yolorep.nn.registry import register as register
     from yolorep.nn.reparam import fuse as fuse
-    from yolorep.nn.user_blocks import import_blocks as import_blocks
     from yolorep.training.trainer import Callback as Callback
 
 
@@ -56,7 +56,7 @@ _PUBLIC = {
     "expand": "yolorep.nn.expand",
     "export": "yolorep.api",
     "fuse": "yolorep.nn.reparam",
-    "import_blocks": "yolorep.nn.user_blocks",
+    "import_blocks": "yolorep.models.user_blocks",
     "load_model": "yolorep.inference.open",
     "register": "yolorep.nn.registry",
     "train": "yolorep.api",
