@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 from dataclasses import fields
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,16 @@ def arguments(work: Path, **changes: Any) -> dict[str, Any]:
 def test_public_names(name: str) -> None:
     found = getattr(yolorep, name)
     assert found.__doc__ and name in dir(yolorep)
+
+
+def test_type_checkers_see_the_same_names() -> None:
+    tree = ast.parse(Path(yolorep.__file__).read_text(encoding="utf-8"))
+    (block,) = (node for node in tree.body if isinstance(node, ast.If))
+    seen = {
+        (name.asname, node.module) for node in block.body if isinstance(node, ast.ImportFrom) for name in node.names
+    }
+    assert {name for name, _ in seen} == set(yolorep.__all__)
+    assert all(getattr(import_module(str(module)), str(name)) is getattr(yolorep, str(name)) for name, module in seen)
 
 
 def test_no_such_name() -> None:
