@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 from dataclasses import fields
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,16 @@ def test_public_names(name: str) -> None:
     assert found.__doc__ and name in dir(yolorep)
 
 
+def test_type_checkers_see_the_same_names() -> None:
+    tree = ast.parse(Path(yolorep.__file__).read_text(encoding="utf-8"))
+    (block,) = (node for node in tree.body if isinstance(node, ast.If))
+    seen = {
+        (name.asname, node.module) for node in block.body if isinstance(node, ast.ImportFrom) for name in node.names
+    }
+    assert {name for name, _ in seen} == set(yolorep.__all__)
+    assert all(getattr(import_module(str(module)), str(name)) is getattr(yolorep, str(name)) for name, module in seen)
+
+
 def test_no_such_name() -> None:
     with pytest.raises(AttributeError, match="no attribute 'trian'"):
         _ = yolorep.trian
@@ -57,7 +69,8 @@ def test_every_flag_is_a_documented_keyword(call: Any, options: type) -> None:
     parameters = inspect.signature(call).parameters
     for entry in fields(options):
         assert parameters[entry.name].kind is inspect.Parameter.KEYWORD_ONLY
-        assert parameters[entry.name].default == entry.default
+        default = parameters[entry.name].default
+        assert (default, type(default)) == (entry.default, type(entry.default))
         assert f"    {entry.name}: {help_text(entry)}" in call.__doc__
 
 
@@ -66,10 +79,12 @@ def test_every_flag_is_a_documented_keyword(call: Any, options: type) -> None:
     [
         (yolorep.train, {"epochs": 0}, "--epochs: expected a number of at least 1, found 0"),
         (yolorep.train, {"epochs": "three"}, r"train\(\): epochs: expected int \| None, found 'three'"),
-        (yolorep.train, {"epohcs": 3}, r"train\(\): unknown option 'epohcs' \(did you mean 'epochs'\?\)"),
         (yolorep.train, {"cache": "rom"}, "--cache: expected one of ram, disk, found 'rom'"),
         (yolorep.val, {"weights": "nowhere.pt"}, "nowhere.pt: no such file"),
         (yolorep.export, {"weights": "w.pt", "include": ["onx"]}, "did you mean 'onnx'"),
+        (yolorep.export, {"weights": "w.pt", "include": "onx"}, "did you mean 'onnx'"),
+        (yolorep.export, {"weights": "w.pt", "include": []}, "--include: expected at least one of onnx, torchscript"),
+        (yolorep.export, {"weights": "w.onnx"}, "w.onnx: expected a checkpoint .* found an exported file"),
         (yolorep.detect, {}, "--source is missing"),
     ],
 )
@@ -77,6 +92,11 @@ def test_wrong_input_is_the_command_lines_one_line(call: Any, given: dict[str, A
     with pytest.raises(UserError, match=message) as raised:
         call(**given)
     assert "\n" not in str(raised.value)
+
+
+def test_an_unknown_keyword_is_pythons_own_error() -> None:
+    with pytest.raises(TypeError, match="epohcs"):
+        yolorep.train(epohcs=3)  # type: ignore[call-arg]
 
 
 class Counting(Callback):
@@ -164,6 +184,12 @@ def test_data_of_ones_own(work: Path) -> None:
     assert (result.folder / "results.png").is_file()
     with pytest.raises(UserError, match="--data: missing"):
         val(weights=result.best, device="cpu")
+    evaluation = val(weights=result.best, dataset=own_data()[1], device="cpu", project=work / "val")
+    assert evaluation.metrics == result.metrics
+    with pytest.raises(UserError, match="at which size, 64, found data or imgsz beside it"):
+        val(weights=result.best, dataset=own_data()[1], imgsz=32)
+    with pytest.raises(UserError, match="which is another class there; put its names in this order"):
+        val(weights=result.best, dataset=own_data(names=("green", "blue"))[1], device="cpu", project=work / "val")
 
 
 def test_data_of_ones_own_is_asked_for_again(work: Path) -> None:

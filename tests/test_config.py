@@ -70,6 +70,8 @@ def test_paths_of_packaged_files_are_taken_silently(capsys: pytest.CaptureFixtur
 @pytest.mark.parametrize(
     ("kind", "name", "message"),
     [
+        ("data", "coco12", "did you mean 'coco128'"),
+        ("model", "yolov5nn", "did you mean 'yolov5n'"),
         ("data", "data/shape.yaml", r"tried data/shape\.yaml and .*did you mean 'data/shapes\.yaml'"),
         ("data", "yolov5n", r"yolov5n: no such file; tried yolov5n and yolov5n\.yaml and "),
         ("model", "n", r"write one of cfg/yolorep/n\.yaml, cfg/yolov5/n\.yaml$"),

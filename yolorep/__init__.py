@@ -27,17 +27,21 @@ if TYPE_CHECKING:
     from yolorep.detections import Detections as Detections
     from yolorep.errors import UserError as UserError
     from yolorep.errors import YolorepError as YolorepError
+    from yolorep.evaluation.evaluator import Evaluation as Evaluation
     from yolorep.inference.open import load_model as load_model
     from yolorep.inference.predictor import Prediction as Prediction
     from yolorep.inference.predictor import Predictor as Predictor
     from yolorep.losses.terms import LossTerms as LossTerms
     from yolorep.models.detector import build_model as build_model
+    from yolorep.models.user_blocks import import_blocks as import_blocks
     from yolorep.nn.expand import expand as expand
     from yolorep.nn.registry import register as register
     from yolorep.nn.reparam import fuse as fuse
-    from yolorep.nn.user_blocks import import_blocks as import_blocks
+    from yolorep.training.run import TrainResult as TrainResult
     from yolorep.training.trainer import Callback as Callback
-
+    from yolorep.training.trainer import EpochResult as EpochResult
+    from yolorep.training.trainer import NonFiniteLoss as NonFiniteLoss
+    from yolorep.training.trainer import Trainer as Trainer
 
 # Imported on first use, so that `import yolorep` and `yolorep --help` do not wait for torch.
 _PUBLIC = {
@@ -45,10 +49,15 @@ _PUBLIC = {
     "Dataset": "yolorep.data.dataset",
     "Detection": "yolorep.detections",
     "Detections": "yolorep.detections",
+    "EpochResult": "yolorep.training.trainer",
+    "Evaluation": "yolorep.evaluation.evaluator",
     "LossTerms": "yolorep.losses.terms",
+    "NonFiniteLoss": "yolorep.training.trainer",
     "Prediction": "yolorep.inference.predictor",
     "Predictor": "yolorep.inference.predictor",
     "SequenceDataset": "yolorep.data.dataset",
+    "TrainResult": "yolorep.training.run",
+    "Trainer": "yolorep.training.trainer",
     "UserError": "yolorep.errors",
     "YolorepError": "yolorep.errors",
     "build_model": "yolorep.models.detector",
@@ -56,7 +65,7 @@ _PUBLIC = {
     "expand": "yolorep.nn.expand",
     "export": "yolorep.api",
     "fuse": "yolorep.nn.reparam",
-    "import_blocks": "yolorep.nn.user_blocks",
+    "import_blocks": "yolorep.models.user_blocks",
     "load_model": "yolorep.inference.open",
     "register": "yolorep.nn.registry",
     "train": "yolorep.api",

@@ -1,22 +1,23 @@
 """The Python front door: the commands as functions, their flags as keyword arguments, exceptions for exit codes.
 
 A function takes the fields of its command's options (:mod:`yolorep.options`), with the same names, defaults and checks,
-by keyword only. Wrong input raises :class:`yolorep.errors.UserError`, whose text is the command line's one line.
+by keyword only; ``help(train)`` explains each. Wrong input raises :class:`yolorep.errors.UserError`, whose text is the
+command line's one line.
 """
 
 from __future__ import annotations
 
-import functools
 import inspect
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
-from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin, get_type_hints
 
 from yolorep.commands.help_text import help_text
 from yolorep.config import check_options
 from yolorep.errors import opencv_wanted
-from yolorep.options import DetectOptions, ExportOptions, Options, TrainOptions, ValOptions, option
+from yolorep.options import DetectOptions, ExportOptions, Options, TrainOptions, ValOptions
 
 if TYPE_CHECKING:
     from yolorep.data.dataset import Dataset
@@ -25,65 +26,92 @@ if TYPE_CHECKING:
     from yolorep.training.task import MakeLoss
     from yolorep.training.trainer import Callback
 
-P = ParamSpec("P")
-R = TypeVar("R")
+#: A file, or whatever else a flag names.
+Name = str | os.PathLike[str]
 OptionsT = TypeVar("OptionsT", bound=Options)
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-def _by_keyword(
-    options: Callable[P, OptionsT], *, flags: type[Options]
-) -> Callable[[Callable[[OptionsT], R]], Callable[P, R]]:
-    """Decorator: a function of a command's options becomes one of their fields, checked and documented as they are.
+def _explained(options: type[Options]) -> Callable[[Function], Function]:
+    """Decorator: adds the flags' help to the function's documentation."""
+
+    def explain(function: Function) -> Function:
+        lines = [f"    {entry.name}: {help_text(entry)}." for entry in fields(options)]
+        function.__doc__ = "\n".join([inspect.cleandoc(function.__doc__ or ""), "", "The flags:", *lines])
+        return function
+
+    return explain
+
+
+def _options(kind: type[OptionsT], arguments: Mapping[str, Any], *, caller: str) -> OptionsT:
+    """A command's options from a function's arguments.
+
+    Raises:
+        UserError: if one is of a wrong type or value.
+    """
+    hints = get_type_hints(kind)
+    given = {entry.name: _as_flag(arguments[entry.name], hints[entry.name]) for entry in fields(kind)}
+    check_options(kind, given, source=f"{caller}()")
+    return kind(**given)
+
+
+def _as_flag(value: Any, hint: Any) -> Any:
+    """A value as the command line would give it: paths as text, and a list where a flag takes several values."""
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if hint is str and isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)  # a CUDA index
+    if value is None or list not in {get_origin(kind) for kind in (hint, *get_args(hint))}:
+        return value
+    return [value] if isinstance(value, str | int) else list(value)
+
+
+@_explained(TrainOptions)
+def train(
+    *,
+    weights: Name | None = None,
+    cfg: Name | None = None,
+    backbone_weights: Name | None = None,
+    expand: str | None = None,
+    data: Name = "data/shapes.yaml",
+    download: bool = False,
+    hyp: Name | None = None,
+    epochs: int | None = None,
+    batch_size: int = 16,
+    imgsz: int = 640,
+    rect: bool = False,
+    resume: Name | None = None,
+    nosave: bool = False,
+    noval: bool = False,
+    noautoanchor: bool = False,
+    cache: str | None = None,
+    device: str | int = "",
+    multi_scale: bool = False,
+    single_cls: bool = False,
+    optimizer: str | None = None,
+    sync_bn: bool = False,
+    workers: int = 2,
+    project: Name = "runs/train",
+    name: str = "exp",
+    exist_ok: bool = False,
+    cos_lr: bool = False,
+    label_smoothing: float = 0.0,
+    patience: int = 100,
+    freeze: Sequence[int] | None = None,
+    save_period: int = -1,
+    log: str | Sequence[str] | None = None,
+    seed: int = 0,
+    precision: str = "auto",
+    callbacks: Sequence[Callback] = (),
+    loss: MakeLoss | None = None,
+    dataset: tuple[Dataset, Dataset] | None = None,
+) -> TrainResult:
+    """Trains a detector, as ``train.py`` does.
 
     Args:
-        options: what the function takes: the flags, and perhaps more.
-        flags: the command's own options, whose values are checked.
-    """
-
-    def decorate(function: Callable[[OptionsT], R]) -> Callable[P, R]:
-        assert isinstance(options, type) and issubclass(options, Options)
-
-        @functools.wraps(function)
-        def call(*args: P.args, **kwargs: P.kwargs) -> R:
-            extra = {entry.name for entry in fields(options)} - {entry.name for entry in fields(flags)}
-            given = {name: _plain(value) for name, value in kwargs.items() if name not in extra}
-            check_options(flags, given, source=f"{function.__name__}()")
-            with opencv_wanted():
-                return function(options(*args, **{**kwargs, **given}))
-
-        lines = [f"    {entry.name}: {help_text(entry)}." for entry in fields(options)]
-        call.__doc__ = "\n".join([inspect.cleandoc(function.__doc__ or ""), "", "Args:", *lines])
-        call.__signature__ = inspect.signature(options).replace(  # type: ignore[attr-defined]
-            return_annotation=function.__annotations__["return"]
-        )
-        return call
-
-    return decorate
-
-
-def _plain(value: object) -> object:
-    """A value as the command line would give it: paths as text, tuples as lists."""
-    if isinstance(value, PurePath):
-        return str(value)
-    return list(value) if isinstance(value, tuple) else value
-
-
-@dataclass(frozen=True, kw_only=True)
-class _TrainArguments(TrainOptions):
-    """What Python can hand over besides the flags."""
-
-    callbacks: Sequence[Callback] = option((), "objects called beside training, after the program's own")
-    loss: MakeLoss | None = option(
-        None, "model -> its loss, (raw maps, targets) -> LossTerms, instead of the loss of the model's head"
-    )
-    dataset: tuple[Dataset, Dataset] | None = option(
-        None, "what to train on and what to evaluate on, such as two SequenceDatasets, instead of data"
-    )
-
-
-@_by_keyword(_TrainArguments, flags=TrainOptions)
-def train(arguments: _TrainArguments) -> TrainResult:
-    """Trains a detector, as ``train.py`` does.
+        callbacks: objects called beside training, after the program's own.
+        loss: makes the loss of the model, instead of that of its head.
+        dataset: what to train on and what to evaluate on, such as two ``SequenceDataset``, instead of ``data``.
 
     Returns:
         The run's folder, the weights' paths, the twelve numbers of the best weights and, when asked for, the model.
@@ -93,15 +121,46 @@ def train(arguments: _TrainArguments) -> TrainResult:
         NonFiniteLoss: if training diverges; checkpoints of finished epochs are kept.
         KeyboardInterrupt: on Ctrl-C, with a ``last.pt`` to go on from and saying so.
     """
-    from yolorep.training.run import train as run
+    options = _options(TrainOptions, locals(), caller="train")
+    with opencv_wanted():
+        from yolorep.training.run import train as run
 
-    options = TrainOptions(**{entry.name: getattr(arguments, entry.name) for entry in fields(TrainOptions)})
-    return run(options, callbacks=arguments.callbacks, loss=arguments.loss, dataset=arguments.dataset)
+        return run(options, callbacks=callbacks, loss=loss, dataset=dataset)
 
 
-@_by_keyword(ValOptions, flags=ValOptions)
-def val(options: ValOptions) -> Evaluation:
+@_explained(ValOptions)
+def val(
+    *,
+    data: Name | None = None,
+    download: bool = False,
+    batch_size: int = 16,
+    imgsz: int | None = None,
+    conf_thres: float = 0.001,
+    iou_thres: float = 0.6,
+    max_det: int = 300,
+    nms_free: bool = False,
+    task: str = "val",
+    device: str | int = "",
+    workers: int = 2,
+    single_cls: bool = False,
+    augment: bool = False,
+    half: bool = False,
+    no_fuse: bool = False,
+    no_rect: bool = False,
+    name: str = "exp",
+    exist_ok: bool = False,
+    weights: Name = "",
+    verbose: bool = False,
+    save_txt: bool = False,
+    save_conf: bool = False,
+    save_json: bool = False,
+    project: Name = "runs/val",
+    dataset: Dataset | None = None,
+) -> Evaluation:
     """Evaluates weights on a data set, as ``val.py`` does.
+
+    Args:
+        dataset: what to evaluate on, such as a ``SequenceDataset``, instead of ``data``.
 
     Returns:
         pycocotools' numbers, every image's detections and the folder with what was written.
@@ -109,13 +168,44 @@ def val(options: ValOptions) -> Evaluation:
     Raises:
         UserError: if weights, data or both do not fit.
     """
-    from yolorep.commands.val import run
+    options = _options(ValOptions, locals(), caller="val")
+    with opencv_wanted():
+        from yolorep.commands.val import run
 
-    return run(options)
+        return run(options, dataset)
 
 
-@_by_keyword(DetectOptions, flags=DetectOptions)
-def detect(options: DetectOptions) -> Path | None:
+@_explained(DetectOptions)
+def detect(
+    *,
+    weights: Name = "",
+    source: Name = "",
+    data: Name | None = None,
+    imgsz: int | None = None,
+    conf_thres: float = 0.25,
+    iou_thres: float = 0.45,
+    max_det: int = 1000,
+    nms_free: bool = False,
+    device: str | int = "",
+    view_img: bool = False,
+    save_txt: bool = False,
+    save_csv: bool = False,
+    save_json: bool = False,
+    save_conf: bool = False,
+    save_crop: bool = False,
+    nosave: bool = False,
+    classes: int | str | Sequence[int | str] | None = None,
+    agnostic_nms: bool = False,
+    augment: bool = False,
+    project: Name = "runs/detect",
+    name: str = "exp",
+    exist_ok: bool = False,
+    line_thickness: int | None = None,
+    hide_labels: bool = False,
+    hide_conf: bool = False,
+    half: bool = False,
+    vid_stride: int = 1,
+) -> Path | None:
     """Detects objects in everything a source names and writes what is asked for, as ``detect.py`` does.
 
     For the detections themselves use :class:`yolorep.Predictor`.
@@ -126,13 +216,26 @@ def detect(options: DetectOptions) -> Path | None:
     Raises:
         UserError: if an option is wrong, or not one input could be read.
     """
-    from yolorep.commands.detect import run
+    options = _options(DetectOptions, locals(), caller="detect")
+    with opencv_wanted():
+        from yolorep.commands.detect import run
 
-    return run(options)
+        return run(options)
 
 
-@_by_keyword(ExportOptions, flags=ExportOptions)
-def export(options: ExportOptions) -> list[Path]:
+@_explained(ExportOptions)
+def export(
+    *,
+    weights: Name = "",
+    include: str | Sequence[str] = ("onnx",),
+    imgsz: int | None = None,
+    batch_size: int = 1,
+    dynamic: bool = False,
+    nms_free: bool = False,
+    data: Name | None = None,
+    device: str | int = "cpu",
+    opset: int = 18,
+) -> list[Path]:
     """Exports the fused model to every format asked for, as ``export.py`` does, each file checked against the model.
 
     Returns:
@@ -142,6 +245,8 @@ def export(options: ExportOptions) -> list[Path]:
         UserError: if the options, the weights or the data are wrong.
         ExportError: if a file differs from the model; that file is not kept.
     """
-    from yolorep.commands.export import run
+    options = _options(ExportOptions, locals(), caller="export")
+    with opencv_wanted():
+        from yolorep.commands.export import run
 
-    return run(options)
+        return run(options)

@@ -88,8 +88,7 @@ def run(argv: Sequence[str]) -> Any:
     options = _options(namespace)
     with opencv_wanted():
         if namespace.imports:
-            import yolorep.models.detector  # noqa: F401  (first the program's own rows: their names are taken)
-            from yolorep.nn.user_blocks import import_blocks
+            from yolorep.models.user_blocks import import_blocks
 
             for file in namespace.imports:
                 import_blocks(file)

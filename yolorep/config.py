@@ -60,7 +60,8 @@ def find_config(name: str | Path, kind: Kind) -> Path:
     if meant:
         print(f"{name}: the packaged {meant[0]}", file=sys.stderr)  # stdout may be JSON
         return resources / meant[0]
-    raise UserError(f"{name}: no such file; tried {' and '.join(map(str, tried))}{suggest(str(name), packaged)}")
+    hint = suggest(str(name), [*packaged, *(short for path in packaged for short in _short_names(path))])
+    raise UserError(f"{name}: no such file; tried {' and '.join(map(str, tried))}{hint}")
 
 
 def _packaged(kind: Kind) -> list[str]:
@@ -74,9 +75,13 @@ def _packaged(kind: Kind) -> list[str]:
 def _is_named(path: str, name: str) -> bool:
     """Whether ``name`` is a file's own, or its folder's and its own: ``RepVGG-A0``, ``repvgg/a0``, ``repvgg_a0``."""
     parts = PurePath(name).parts
-    family, own = PurePath(path).parent.name, PurePath(path).stem
-    plain = [re.sub(r"[-_./]", "", text).lower() for text in (name.removesuffix(".yaml"), own, family + own)]
+    plain = [re.sub(r"[-_./]", "", text).lower() for text in (name.removesuffix(".yaml"), *_short_names(path))]
     return plain[0] in plain[1:] and ".." not in parts and not PurePath(name).is_absolute()
+
+
+def _short_names(path: str) -> tuple[str, str]:
+    """A packaged file's own name, and its folder's with it."""
+    return PurePath(path).stem, PurePath(path).parent.name + PurePath(path).stem
 
 
 def load_yaml(path: Path) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import torch
 
@@ -65,7 +66,9 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
         UserError: for fp16 on a CPU, which gains nothing by it.
     """
     if precision == "auto":
-        capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # older versions of PyTorch do not tell
+        capabilities: dict[str, Any] = getattr(
+            torch.cpu, "get_capabilities", dict
+        )()  # older versions of PyTorch do not tell
         automatic = {"cuda": "fp16", "cpu": "bf16" if capabilities.get("amx_bf16") else "fp32"}
         precision = automatic.get(device.type, "fp32")
     if precision == "fp16" and device.type == "cpu":

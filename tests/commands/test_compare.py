@@ -52,7 +52,7 @@ def test_a_worse_model_is_told_from_the_baseline(options: CompareOptions, capsys
     assert worse["value"] == pytest.approx(second - first) and first == third
     low, high = worse["interval"]
     assert low < worse["value"] < high < -0.1 and worse["share"] == 0
-    assert same == {"value": 0, "interval": (0, 0), "share": 0}
+    assert same == {"value": 0, "interval": (0, 0), "share": 0.5}
     assert "a is better by" in out and "do not tell c from a" in out
     written = json.loads((Path(options.project) / "exp" / "comparison.json").read_text())
     assert written == json.loads(json.dumps(comparison))

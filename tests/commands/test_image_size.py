@@ -105,7 +105,8 @@ def test_files_of_before(data: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "damage", [None, [], {"image_size": 0, "pad": 0.5}, {"image_size": "96", "pad": 0.5}, {"size": 3}]
+    "damage",
+    [None, [], {"image_size": 0, "pad": 0.5}, {"image_size": "96", "pad": 0.5}, {"size": 3}, {"image_size": True}],
 )
 def test_damaged_geometry(data: Path, damage: object) -> None:
     file = weights(data, 96)

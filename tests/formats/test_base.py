@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from yolorep.errors import UserError
-from yolorep.formats.base import Backend, check_outputs
+from yolorep.formats.base import Backend, FileBackend
+from yolorep.formats.metadata import Metadata
 from yolorep.ops.decode import Decoded
 
 
@@ -61,7 +62,18 @@ def test_refuses_a_wrong_size(backend, height, width, message):
     ("boxes", "scores"), [((2, 7, 4), (2, 7, 3)), ((1, 7, 4), (1, 7, 2)), ((1, 7, 5), (1, 7, 3)), ((7, 4), (7, 3))]
 )
 def test_outputs_that_do_not_fit_the_metadata_are_refused(boxes, scores, tmp_path):
-    good = Decoded(torch.zeros(1, 7, 4), torch.zeros(1, 7, 3))
-    assert check_outputs(good, batch=1, classes=3, path=tmp_path) is good
-    with pytest.raises(UserError, match="export it again"):
-        check_outputs(Decoded(torch.zeros(boxes), torch.zeros(scores)), batch=1, classes=3, path=tmp_path)
+    right = (1, 7, 4), (1, 7, 3)
+    assert given_by_a_file(right, tmp_path)(images(1)).boxes.shape == right[0]
+    with pytest.raises(UserError, match=r"expected boxes \(1, .*, 4\) and scores .* export it again"):
+        given_by_a_file((boxes, scores), tmp_path)(images(1))
+
+
+def given_by_a_file(shapes, path):
+    """A file of three classes that computes zeros of these shapes."""
+
+    class Zeros(FileBackend):
+        def _run(self, images):
+            return self._checked(*map(torch.zeros, shapes), batch=len(images))
+
+    names = ("a", "b", "c")
+    return Zeros(path, Metadata(names=names, stride=32, strides=(32,), image_size=None, batch_size=None, version="1"))

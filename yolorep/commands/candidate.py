@@ -10,7 +10,7 @@ from yolorep.config import find_config
 from yolorep.console import say
 from yolorep.data.annotations import Annotations
 from yolorep.data.catalog import load_data_config
-from yolorep.data.dataset import DetectionDataset
+from yolorep.data.dataset import Dataset, DetectionDataset
 from yolorep.data.scan import load_annotations
 from yolorep.device import select_device
 from yolorep.errors import UserError
@@ -74,7 +74,7 @@ class Candidate:
         """The images at this candidate's size."""
         return DetectionDataset(annotations, image_size=self.image_size)
 
-    def evaluate(self, dataset: DetectionDataset, options: EvaluationOptions) -> Evaluation:
+    def evaluate(self, dataset: Dataset, options: EvaluationOptions) -> Evaluation:
         """Runs it over the images and scores it."""
         return evaluate(
             TTA(self.backend) if options.augment else self.backend,
@@ -90,20 +90,23 @@ class Candidate:
         )
 
 
-def find_data(options: EvaluationOptions, weights: str) -> str:
-    """The data set asked for, or the one that the weights were trained on, which is said.
+def find_data(options: EvaluationOptions, *weights: str) -> str:
+    """The data set asked for, or the one that the first weights to know were trained on, which is said.
 
     Raises:
         UserError: if neither is known.
     """
     if options.data:
         return options.data
-    data = load_checkpoint(weights).data if Path(weights).suffix.lower() == ".pt" else ""
-    if not data:
-        raise UserError(f"--data: missing; {weights} does not say what it was trained on, so name a dataset YAML")
-    say(f"data: {data}, which {weights} was trained on")
-    find_config(data, "data")
-    return data
+    for file in weights:
+        if Path(file).suffix.lower() == ".pt" and (data := load_checkpoint(file).data):
+            say(f"data: {data}, which {file} was trained on")
+            find_config(data, "data")
+            return data
+    raise UserError(
+        f"--data: missing; {' and '.join(weights)} {'do' if len(weights) > 1 else 'does'} not say what it was "
+        "trained on, so name a dataset YAML"
+    )
 
 
 def load_split(data: str, candidates: Sequence[Candidate], options: EvaluationOptions) -> Annotations:
@@ -114,10 +117,34 @@ def load_split(data: str, candidates: Sequence[Candidate], options: EvaluationOp
     """
     config = load_data_config(data, download=options.download)
     annotations = load_annotations(config, options.task, single_class=options.single_cls)
-    for candidate in candidates:
-        if len(annotations.names) != len(candidate.backend.names) and not options.single_cls:
-            raise UserError(
-                f"{data}: has {len(annotations.names)} classes, but {candidate.weights} predicts "
-                f"{len(candidate.backend.names)}; evaluate on the data set the weights were trained for"
-            )
+    check_classes(candidates, annotations.names, data, options)
     return annotations
+
+
+def check_classes(candidates: Sequence[Candidate], names: Sequence[str], data: str, options: EvaluationOptions) -> None:
+    """Makes sure that class numbers mean the same to the weights and the data.
+
+    Other spellings of a name are told; two candidates must spell alike, and no two classes may have changed places.
+
+    Raises:
+        UserError: if they do not.
+    """
+    if options.single_cls:
+        return
+    for candidate in candidates:
+        own = candidate.backend.names
+        if len(names) != len(own):
+            raise UserError(
+                f"{data}: has {len(names)} classes, but {candidate.weights} predicts {len(own)}; "
+                "evaluate on the data set the weights were trained for"
+            )
+        differing = [index for index, (mine, theirs) in enumerate(zip(own, names, strict=True)) if mine != theirs]
+        if not differing:
+            continue
+        first = differing[0]
+        found = f"class {first}: expected {names[first]!r} as in {data}, found {own[first]!r}"
+        if len(candidates) > 1:
+            raise UserError(f"{candidate.weights}: {found}; compare weights of the same classes")
+        if own[first] in names:
+            raise UserError(f"{candidate.weights}: {found}, which is another class there; put its names in this order")
+        say(f"{candidate.weights}: {len(differing)} classes have other names than in {data}; {found}")

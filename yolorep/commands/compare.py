@@ -46,10 +46,8 @@ def compare(candidates: Sequence[Candidate], options: CompareOptions) -> dict[st
     Raises:
         UserError: if the classes are not the same, or the data set does not fit.
     """
-    data = find_data(options, candidates[0].weights)
+    data = find_data(options, *(candidate.weights for candidate in candidates))
     annotations = load_split(data, candidates, options)
-    if not options.single_cls:
-        _check_names(candidates, data, annotations.names)
     folder = new_run_dir(options.project, options.name, exist_ok=options.exist_ok)
     evaluations = [candidate.evaluate(candidate.dataset(annotations), options) for candidate in candidates]
     differences = contrasts(evaluations, resamples=options.resamples, seed=options.seed)
@@ -77,13 +75,3 @@ def compare(candidates: Sequence[Candidate], options: CompareOptions) -> dict[st
     write_text(folder / "comparison.json", json.dumps(comparison, indent=2))
     say(f"results in {folder}")
     return comparison
-
-
-def _check_names(candidates: Sequence[Candidate], data: str, names: Sequence[str]) -> None:
-    for candidate in candidates:
-        for index, (own, expected) in enumerate(zip(candidate.backend.names, names, strict=True)):
-            if own != expected:
-                raise UserError(
-                    f"{candidate.weights}: class {index}: expected {expected!r} as in {data}, found {own!r}; "
-                    "compare weights of the same classes"
-                )

@@ -10,7 +10,7 @@ from pathlib import Path
 from yolorep.console import say
 from yolorep.device import select_device
 from yolorep.errors import UserError, suggest
-from yolorep.formats import FORMATS, load_format
+from yolorep.formats import FORMATS, formats_by_suffix, load_format
 from yolorep.formats.base import Format
 from yolorep.formats.metadata import Metadata
 from yolorep.formats.samples import sample_batches
@@ -37,12 +37,16 @@ def run(options: ExportOptions) -> list[Path]:
         UserError: if the options, the weights or the data are wrong.
         ExportError: if a file differs from the model; that file is not kept.
     """
+    if not options.include:
+        raise UserError(f"--include: expected at least one of {', '.join(FORMATS)}, found none")
     formats = [find_format(name) for name in dict.fromkeys(options.include)]
     _tell_unused(options, formats)
     device = select_device(options.device)
     if not options.weights:
         raise UserError("--weights: missing; expected a checkpoint (.pt)")
     weights = Path(options.weights)
+    if weights.suffix in formats_by_suffix():
+        raise UserError(f"{weights}: expected a checkpoint (.pt) to export, found an exported file")
     model = load_model(weights).for_inference(nms_free=options.nms_free)
     size = choose_size(options.imgsz, geometry=model.geometry, stride=model.max_stride, source=options.weights)
     fused, report = fuse(model, image_size=size)

@@ -26,7 +26,7 @@ class Difference:
     Attributes:
         value: on the images as they are; None where one of the two is undefined.
         interval: what 95 % of the draws of the images lie in; None for numbers that are not drawn.
-        share: of the draws in which it is above 0; None likewise.
+        share: of the draws in which it is above 0, where it is 0 counted half; None likewise.
     """
 
     value: float | None
@@ -86,7 +86,7 @@ def _difference(first: float, second: float, draws: NDArray[np.float64] | None) 
         return Difference(second - first)
     draws = draws[~np.isnan(draws)]
     low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist()
-    return Difference(second - first, (low, high), float((draws > 0).mean()))
+    return Difference(second - first, (low, high), float((draws > 0).mean() + (draws == 0).mean() / 2))
 
 
 def _mean(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -84,20 +84,43 @@ class Backend(ABC):
             )
 
 
-def check_outputs(decoded: Decoded, *, batch: int, classes: int, path: Path) -> Decoded:
-    """Returns what a file computed if its shapes are those its metadata promises.
+class FileBackend(Backend):
+    """Runs a file of some format; what it takes and gives is what its metadata say.
 
-    Raises:
-        UserError: if they differ.
+    Args:
+        path: the file.
+        metadata: read from it.
     """
-    boxes, scores = tuple(decoded.boxes.shape), tuple(decoded.scores.shape)
-    candidates = boxes[1] if len(boxes) == 3 else "candidates"
-    if (boxes, scores) != ((batch, candidates, 4), (batch, candidates, classes)):
-        raise UserError(
-            f"{path}: expected boxes ({batch}, {candidates}, 4) and scores ({batch}, {candidates}, {classes}) "
-            f"as its metadata says, found {boxes} and {scores}: export it again"
-        )
-    return decoded
+
+    def __init__(self, path: Path, metadata: Metadata) -> None:
+        self.path = path
+        self.metadata = metadata
+        self.names = metadata.names
+        self.stride = metadata.stride
+        self.image_size = metadata.image_size
+        self.batch_size = metadata.batch_size
+        self.nms_free = metadata.nms_free
+        self.geometry = metadata.geometry
+
+    def _checked(self, boxes: Tensor, scores: Tensor, *, batch: int) -> Decoded:
+        """What the file computed for a batch, if its shapes are those its metadata promise.
+
+        Raises:
+            UserError: if they differ.
+        """
+        found = tuple(boxes.shape), tuple(scores.shape)
+        candidates = boxes.shape[1] if boxes.ndim == 3 else "candidates"
+        wanted = (batch, candidates, 4), (batch, candidates, len(self.names))
+        if found != wanted:
+            raise UserError(
+                f"{self.path}: expected boxes {_shape(wanted[0])} and scores {_shape(wanted[1])} as its metadata says, "
+                f"found {found[0]} and {found[1]}: export it again"
+            )
+        return Decoded(boxes, scores)
+
+
+def _shape(sides: tuple[object, ...]) -> str:
+    return f"({', '.join(map(str, sides))})"
 
 
 class Deployed(nn.Module):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from yolorep.errors import ExportError, UserError, first_line
-from yolorep.formats.base import INPUT, OUTPUTS, Backend, Deployed, Format, check_outputs
+from yolorep.formats.base import INPUT, OUTPUTS, Backend, Deployed, FileBackend, Format
 from yolorep.formats.metadata import Metadata
 from yolorep.ops.decode import Decoded
 
@@ -60,7 +60,7 @@ class Onnx(Format):
         return OnnxBackend(path, device=device)
 
 
-class OnnxBackend(Backend):
+class OnnxBackend(FileBackend):
     """An ONNX file written by ``yolorep export``.
 
     It uses as many threads as PyTorch does (``torch.get_num_threads()``).
@@ -73,7 +73,9 @@ class OnnxBackend(Backend):
         try:
             import onnxruntime
         except ImportError as error:
-            raise UserError(f"{path}: running ONNX files needs onnxruntime: pip install 'yolorep[export]'") from error
+            raise UserError(
+                f"{path}: running ONNX files needs onnxruntime: pip install 'yolorep[{Onnx.extra}]'"
+            ) from error
         provider = _provider(onnxruntime.get_available_providers(), device or torch.device("cpu"))
         if not path.is_file():
             raise UserError(f"{path}: expected an ONNX file, found none")
@@ -84,31 +86,22 @@ class OnnxBackend(Backend):
             self._session = onnxruntime.InferenceSession(str(path), settings, providers=[provider])
         except _errors() as error:
             raise UserError(f"{path}: expected an ONNX file, onnxruntime says: {first_line(error)}") from error
-        self._path = path
-        metadata = Metadata.from_strings(self._session.get_modelmeta().custom_metadata_map, path=path)
+        super().__init__(path, Metadata.from_strings(self._session.get_modelmeta().custom_metadata_map, path=path))
         inputs = [entry.name for entry in self._session.get_inputs()]
         outputs = [entry.name for entry in self._session.get_outputs()]
-        if inputs != ["images"] or outputs != ["boxes", "scores"]:
+        if inputs != [INPUT] or outputs != list(OUTPUTS):
             raise UserError(
-                f"{path}: expected input 'images' and outputs 'boxes', 'scores', found {inputs} and {outputs}: "
-                "export it again"
+                f"{path}: expected input {INPUT!r} and outputs {', '.join(map(repr, OUTPUTS))}, "
+                f"found {inputs} and {outputs}: export it again"
             )
-        self.names = metadata.names
-        self.stride = metadata.stride
-        self.image_size = metadata.image_size
-        self.batch_size = metadata.batch_size
-        self.nms_free = metadata.nms_free
-        self.geometry = metadata.geometry
-        self.metadata = metadata
 
     def _run(self, images: Tensor) -> Decoded:
         inputs = images.numpy().astype(np.float32) / np.float32(255)
         try:
-            boxes, scores = self._session.run(["boxes", "scores"], {"images": inputs})
+            boxes, scores = self._session.run(list(OUTPUTS), {INPUT: inputs})
         except _errors() as error:
-            raise UserError(f"{self._path}: onnxruntime could not run it: {first_line(error)}") from error
-        decoded = Decoded(torch.from_numpy(boxes), torch.from_numpy(scores))
-        return check_outputs(decoded, batch=len(images), classes=len(self.names), path=self._path)
+            raise UserError(f"{self.path}: onnxruntime could not run it: {first_line(error)}") from error
+        return self._checked(torch.from_numpy(boxes), torch.from_numpy(scores), batch=len(images))
 
 
 def _dynamic_shape(stride: int) -> dict[int, Any]:

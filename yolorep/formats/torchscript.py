@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from yolorep.errors import UserError
-from yolorep.formats.base import Backend, Deployed, Format, check_outputs
+from yolorep.formats.base import Backend, Deployed, FileBackend, Format
 from yolorep.formats.metadata import Metadata
 from yolorep.ops.decode import Decoded
 
@@ -34,7 +34,7 @@ class TorchScript(Format):
         return TorchScriptBackend(path, device=device)
 
 
-class TorchScriptBackend(Backend):
+class TorchScriptBackend(FileBackend):
     """A TorchScript file written by ``yolorep export``.
 
     Unlike a checkpoint, a TorchScript file is a program: run only files from people you trust.
@@ -44,7 +44,6 @@ class TorchScriptBackend(Backend):
     """
 
     def __init__(self, path: Path, *, device: torch.device | None = None) -> None:
-        self._path = path
         self._device = device or torch.device("cpu")
         if not path.is_file():
             raise UserError(f"{path}: expected a TorchScript file, found none")
@@ -57,21 +56,14 @@ class TorchScriptBackend(Backend):
         except (RuntimeError, ValueError) as error:
             reason = str(error).strip().splitlines()[0]
             raise UserError(f"{path}: expected a TorchScript file, torch.jit says: {reason}") from error
-        self.metadata = Metadata.from_strings(strings if isinstance(strings, dict) else {}, path=path)
-        self.names = self.metadata.names
-        self.stride = self.metadata.stride
-        self.image_size = self.metadata.image_size
-        self.batch_size = self.metadata.batch_size
-        self.nms_free = self.metadata.nms_free
-        self.geometry = self.metadata.geometry
+        super().__init__(path, Metadata.from_strings(strings if isinstance(strings, dict) else {}, path=path))
 
     @torch.inference_mode()
     def _run(self, images: Tensor) -> Decoded:
         try:
             boxes, scores = self._module(images.to(self._device, torch.float32) / 255)
-            decoded = Decoded(boxes.cpu(), scores.cpu())
+            return self._checked(boxes.cpu(), scores.cpu(), batch=len(images))
         except (RuntimeError, ValueError, AttributeError) as error:
             # The useful part of a TorchScript traceback is its end.
             reason = str(error).strip().splitlines()[-1]
-            raise UserError(f"{self._path}: torch.jit could not run it: {reason}") from error
-        return check_outputs(decoded, batch=len(images), classes=len(self.names), path=self._path)
+            raise UserError(f"{self.path}: torch.jit could not run it: {reason}") from error

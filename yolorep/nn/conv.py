@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -63,7 +64,7 @@ class ConvBN(Reparameterizable):
             dilation,
             groups,
             bias=False,
-            padding_mode=padding_mode,
+            padding_mode=cast(Any, padding_mode),
         )
         self.bn = nn.BatchNorm2d(out_channels, eps, momentum)
 

@@ -253,7 +253,7 @@ def _keep_only(network: nn.Module, parts: Sequence[str]) -> None:
             delattr(network, name)
 
 
-def _taken_off(norm: nn.BatchNorm2d) -> nn.Module:
+def _taken_off(norm: Any) -> nn.Module:
     """What else a BatchNorm of others' making does, taken off it and put into a module of its own."""
     if type(norm) is nn.BatchNorm2d:
         return nn.Identity()

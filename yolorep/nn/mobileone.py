@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
+from typing import cast
 
 from torch import Tensor, nn
 
@@ -157,7 +158,9 @@ class MobileOne(nn.Sequential):
         super().__init__(MobileOneUnit(c1, c2, k, s, se=se), *(MobileOneUnit(c2, c2, k, se=se) for _ in range(n - 1)))
 
     def forward(self, x: Tensor) -> Tensor:
-        for unit in self:  # block by block: a unit's input is given back before its second block runs
+        for unit in cast(
+            Iterable[MobileOneUnit], self
+        ):  # block by block: a unit's input is given back before its second block runs
             x = unit.dw(x)
             x = unit.pw(x)
         return x

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 #: Okabe & Ito (2008), "Color Universal Design": told apart with every kind of colour vision. Yellow is left out: it
 #: is too light for a line on white.
 LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-STYLE: dict[str, Any] = {
+STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,

@@ -164,10 +164,10 @@ def _is_norms(value: Any) -> bool:
 
 def _is_geometry(value: Any) -> bool:
     try:
-        Geometry(**value)
+        geometry = Geometry(**value)
     except (TypeError, ValueError):
         return False
-    return isinstance(value["image_size"], int | None) and isinstance(value["pad"], int | float)
+    return type(geometry.image_size) in (int, type(None)) and type(geometry.pad) in (int, float)
 
 
 #: What our files hold, key by key.

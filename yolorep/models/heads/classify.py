@@ -27,4 +27,5 @@ class Classify(nn.Module):
 
     def forward(self, features: list[Tensor]) -> Tensor:
         (feature,) = features
-        return self.linear(feature.mean((2, 3)))
+        logits: Tensor = self.linear(feature.mean((2, 3)))
+        return logits

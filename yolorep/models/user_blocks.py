@@ -8,6 +8,7 @@ import traceback
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
+import yolorep.models.detector  # noqa: F401  (registers the program's own rows: their names are taken)
 from yolorep.errors import UserError
 from yolorep.nn.registry import ROW_TYPES
 
