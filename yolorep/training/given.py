@@ -57,19 +57,27 @@ def check_loss(loss: MakeLoss) -> None:
         raise UserError(f"{wanted} {_named(loss)}, which takes {signature}") from error
 
 
+def check_beside_loss(options: TrainOptions) -> None:
+    """Makes sure that no option is meant for the loss that another is used instead of.
+
+    Raises:
+        UserError: naming the option.
+    """
+    if smoothing := options.label_smoothing:
+        raise UserError(f"--label-smoothing {smoothing:g}: belongs to the head's loss, not to loss=; leave it out")
+
+
 def check_pair(dataset: tuple[Dataset, Dataset]) -> None:
     """Makes sure that these are two data sets.
 
     Raises:
         UserError: naming what one lacks.
     """
-    if not isinstance(dataset, list | tuple) or len(dataset) != 2:
-        found = (
-            f"{len(dataset)} in a {type(dataset).__name__}" if isinstance(dataset, list | tuple) else _named(dataset)
-        )
-        raise UserError(
-            f"dataset: expected a pair of data sets, what to train on and what to evaluate on, found {found}"
-        )
+    wanted = "dataset: expected a pair of data sets, what to train on and what to evaluate on, found"
+    if not isinstance(dataset, list | tuple):
+        raise UserError(f"{wanted} {_named(dataset)}")
+    if len(dataset) != 2:
+        raise UserError(f"{wanted} {len(dataset)} in a {type(dataset).__name__}")
     for which, one in zip(("first", "second"), dataset, strict=True):
         if lacking := [name for name, fits in _MEMBERS.items() if not fits(getattr(one, name, None))]:
             raise UserError(
@@ -85,13 +93,10 @@ def check_beside_data(options: TrainOptions, *, image_size: int) -> None:
         UserError: naming the options.
     """
     if given := [name for name in _BROUGHT_BY_DATA if getattr(options, name) != getattr(TrainOptions, name)]:
-        raise UserError(f"without effect beside dataset=: {', '.join(given)}; leave {_them(given)} out")
+        them = "it" if len(given) == 1 else "them"
+        raise UserError(f"without effect beside dataset=: {', '.join(given)}; leave {them} out")
     if options.imgsz not in (TrainOptions.imgsz, image_size):
         raise UserError(f"imgsz: expected the dataset's image_size, {image_size}, found {options.imgsz}; leave it out")
-
-
-def _them(names: Sequence[str]) -> str:
-    return "it" if len(names) == 1 else "them"
 
 
 def _named(value: Any) -> str:

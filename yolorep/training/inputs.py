@@ -23,7 +23,7 @@ from yolorep.models.image_size import fit_image_size
 from yolorep.ops.letterbox import Geometry
 from yolorep.options import TrainOptions, flag
 from yolorep.training.autoanchor import object_sizes
-from yolorep.training.given import check_beside_data, check_loss, check_pair
+from yolorep.training.given import check_beside_data, check_beside_loss, check_loss, check_pair
 from yolorep.training.loggers import make_loggers
 from yolorep.training.recipe import load_hyp
 from yolorep.training.resume import epochs_to_do, find_last, refuse_unfinished
@@ -90,11 +90,7 @@ def new_run(
         refuse_unfinished(Path(options.project) / options.name)
     if loss is not None:
         check_loss(loss)
-        if options.label_smoothing:
-            raise UserError(
-                f"--label-smoothing {options.label_smoothing:g}: belongs to the head's loss, which loss= replaces; "
-                "leave it out"
-            )
+        check_beside_loss(options)
     if dataset is None:
         options = replace(options, data=lasting_name(options.data))
     else:
