@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -26,7 +25,7 @@ from yolorep.errors import UserError
 from yolorep.options import TrainOptions
 from yolorep.training.inputs import new_run
 from yolorep.training.memory import keep_freed_memory
-from yolorep.training.run import build_trainer, create_folder
+from yolorep.training.run import build_trainer
 from yolorep.training.trainer import Trainer
 
 PARTS = ("data", "forward", "loss", "backward", "optimizer", "evaluation")
@@ -98,34 +97,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
     keep_freed_memory()
-    with tempfile.TemporaryDirectory() as folder:
-        options = TrainOptions(
-            cfg=args.cfg,
-            data=args.data,
-            imgsz=args.imgsz,
-            batch_size=args.batch_size,
-            epochs=args.epochs + 1,
-            precision=args.precision,
-            workers=args.workers,
-            cache="ram",
-            device="cpu",
-            project=folder,
-        )
-        try:
-            run = new_run(options)
-        except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 2
-        trainer = build_trainer(run, create_folder(run))
-        trainer.callbacks = ()
-        stopwatch = Stopwatch()
-        stopwatch.watch(trainer)
-        epochs = []
-        for epoch in range(options.epochs):
-            trainer.train_epoch(epoch)
-            assert trainer.evaluate is not None
-            trainer.evaluate(trainer.ema.model)
-            epochs.append(stopwatch.parts())
+    options = TrainOptions(
+        cfg=args.cfg,
+        data=args.data,
+        imgsz=args.imgsz,
+        batch_size=args.batch_size,
+        epochs=args.epochs + 1,
+        precision=args.precision,
+        workers=args.workers,
+        cache="ram",
+        device="cpu",
+    )
+    try:
+        run = new_run(options)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    trainer = build_trainer(run)
+    stopwatch = Stopwatch()
+    stopwatch.watch(trainer)
+    epochs = []
+    for epoch in range(options.epochs):
+        trainer.train_epoch(epoch)
+        assert trainer.evaluate is not None
+        trainer.evaluate(trainer.ema.model)
+        epochs.append(stopwatch.parts())
     means = {part: sum(epoch[part] for epoch in epochs[1:]) / args.epochs for part in PARTS}
     total = sum(means.values())
     print(f"\n{Path(args.cfg).stem}, {Path(args.data).stem}, {args.imgsz} px, {args.precision}, {total:.1f} s an epoch")

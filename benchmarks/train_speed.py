@@ -115,7 +115,7 @@ def run_yolorep(args: argparse.Namespace) -> tuple[list[float], int]:
             cache="ram",
         )
     )
-    trainer = build_trainer(run, Path(tempfile.mkdtemp(dir=".")))
+    trainer = build_trainer(run)
     seconds = []
     for epoch in range(args.epochs):
         start = time.perf_counter()

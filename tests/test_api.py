@@ -12,14 +12,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from torch import nn
 
 import yolorep
-from tests.training.toy_run import write_toy_data
+from tests.training.toy_run import MODEL, write_toy_data
 from yolorep import Callback, LossTerms, SequenceDataset, UserError, train, val
+from yolorep.cli import main
 from yolorep.commands.help_text import help_text
+from yolorep.config import Hyp
 from yolorep.models.detector import Detector
+from yolorep.models.heads.anchor import Detect
+from yolorep.nn.registry import ROW_TYPES, ends, register
 from yolorep.options import DetectOptions, ExportOptions, TrainOptions, ValOptions
+from yolorep.training.loggers.table import read_results
 
 
 @pytest.fixture
@@ -136,12 +142,12 @@ def test_from_training_to_files(work: Path) -> None:
 class Squares(nn.Module):
     """A loss that no head has: the mean square of everything predicted."""
 
-    def __init__(self, model: Detector) -> None:
+    def __init__(self, model: Detector, recipe: Hyp) -> None:
         super().__init__()
-        self.classes = model.num_classes
+        self.classes, self.gain = model.num_classes, recipe.box  # type: ignore[attr-defined]
 
     def forward(self, raw: Any, targets: torch.Tensor) -> LossTerms:
-        loss = sum(level.square().mean() for level in raw.levels)
+        loss = self.gain * sum(level.square().mean() for level in raw.levels)
         return LossTerms(loss, {"squares": loss.detach()})
 
 
@@ -151,13 +157,105 @@ def test_a_loss_of_ones_own(work: Path) -> None:
     assert "train/squares" in header and "train/box" not in header
 
 
-def test_a_callback_may_stop_the_run(work: Path) -> None:
-    class Stop(Callback):
-        def on_epoch(self, trainer: Any, result: Any) -> None:
-            trainer.progress.finished = True
+def test_a_run_with_a_loss_of_ones_own_goes_on_with_it(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        train(**arguments(work, epochs=2, loss=Squares, callbacks=[Interrupt()]))
+    last = work / "runs" / "exp" / "weights" / "last.pt"
+    before = last.read_bytes()
+    with pytest.raises(UserError, match="expected the loss that it was started with, found none; .* with loss=$"):
+        train(resume=last)
+    assert main(["train", "--resume", str(last)]) == 2
+    assert "expected the loss that it was started with, found none" in capsys.readouterr().err
+    assert last.read_bytes() == before
+    assert train(resume=last, loss=Squares).last == last
 
-    result = train(**arguments(work, epochs=5, callbacks=[Stop()]))
-    assert len((result.folder / "results.csv").read_text().splitlines()) == 2
+
+def test_a_run_with_its_heads_loss_takes_no_other(work: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        train(**arguments(work, epochs=2, callbacks=[Interrupt()]))
+    with pytest.raises(UserError, match="expected no loss=, as the run was started without one; leave it out"):
+        train(resume=work / "runs" / "exp", loss=Squares)
+
+
+class Interrupt(Callback):
+    """Ctrl-C after the first epoch."""
+
+    def on_epoch(self, trainer: Any, result: Any) -> None:
+        raise KeyboardInterrupt
+
+
+class Stop(Callback):
+    """One epoch is enough."""
+
+    def should_stop(self, trainer: Any, result: Any) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"nosave": True}, {"noval": True}, {"nosave": True, "noval": True}], ids=lambda each: "-".join(each)
+)
+def test_a_callback_may_stop_the_run(work: Path, changes: dict[str, bool], capsys: pytest.CaptureFixture[str]) -> None:
+    result = train(**arguments(work, epochs=5, callbacks=[Stop()], **changes))
+    assert "stopped: Stop asked for it\n" in capsys.readouterr().out
+    (row,) = read_results(result.folder / "results.csv")
+    assert row["AP"] != ""
+    assert result.best.is_file() and result.last.is_file() and (result.folder / "metrics.json").is_file()
+    with pytest.raises(UserError, match="the run finished after 1 epochs; make it longer with --epochs"):
+        train(resume=result.last)
+    train(resume=result.last, epochs=6, callbacks=[Stop()])
+    assert len(read_results(result.folder / "results.csv")) == 2
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"callbacks": Stop()}, "callbacks: expected a list of Callback objects, found a Stop"),
+        ({"callbacks": Stop}, "callbacks: expected a list of Callback objects, found the class Stop"),
+        ({"callbacks": [Stop]}, r"found the class Stop in it; write Stop\(\)"),
+        ({"callbacks": [print]}, "found a builtin_function_or_method in it"),
+        ({"loss": 3}, "loss: expected a class or function that makes the loss of .model, recipe., found a int"),
+        ({"loss": lambda model: None}, r"found a function, which takes \(model\)"),
+        ({"loss": lambda model, recipe: 3}, "loss: expected to make a loss, called with .raw, targets., found int"),
+        ({"loss": Squares, "label_smoothing": 0.1}, "--label-smoothing 0.1: belongs to the head's loss"),
+    ],
+)
+def test_what_python_hands_over_is_checked(work: Path, given: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message) as raised:
+        train(**arguments(work, **given))
+    assert "\n" not in str(raised.value)
+    assert not (work / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("returned", "found"),
+    [
+        (lambda loss: loss, "found a Tensor"),
+        (lambda loss: LossTerms(loss, {"squares": 0.5}), "found squares a float"),  # type: ignore[dict-item]
+        (lambda loss: LossTerms(loss.expand(2), {"squares": loss}), r"found total of shape \(2,\)"),
+        (lambda loss: LossTerms(loss, [loss]), "found parts that are a list"),  # type: ignore[arg-type]
+    ],
+)
+def test_what_a_loss_returns_is_checked(work: Path, returned: Any, found: str) -> None:
+    def make(model: Detector, recipe: Hyp) -> Any:
+        return lambda raw, targets: returned(raw.levels[0].square().mean())
+
+    with pytest.raises(UserError, match=f"loss: expected LossTerms.*, {found}"):
+        train(**arguments(work, loss=make))
+
+
+def test_a_head_of_ones_own(work: Path) -> None:
+    """It is trained as what it is derived from."""
+
+    @register(repeats="once", channels=ends)
+    class OwnDetect(Detect):
+        """The same by another name."""
+
+    try:
+        rows = {**MODEL, "head": [[[1, 2], 1, "OwnDetect", ["nc", "anchors"]]]}
+        (work / "own.yaml").write_text(yaml.safe_dump(rows))
+        assert type(train(**arguments(work, cfg=work / "own.yaml")).model.head) is OwnDetect
+    finally:
+        ROW_TYPES.pop("OwnDetect")
 
 
 def squares(count: int, *, seed: int) -> list[tuple[np.ndarray, list[list[float]]]]:
@@ -176,10 +274,14 @@ def own_data(*, size: int = 64, names: tuple[str, ...] = ("blue", "green")) -> t
     return tuple(SequenceDataset(squares(4, seed=seed), names, image_size=size) for seed in (0, 1))  # type: ignore[return-value]
 
 
-def test_data_of_ones_own(work: Path) -> None:
-    given = arguments(work, dataset=own_data(), epochs=2)
+def own_arguments(work: Path, **changes: Any) -> dict[str, Any]:
+    given = {**arguments(work), "dataset": own_data()}
     del given["data"], given["imgsz"]
-    result = train(**given)
+    return {**given, **changes}
+
+
+def test_data_of_ones_own(work: Path) -> None:
+    result = train(**own_arguments(work, epochs=2))
     assert result.model.names == ("blue", "green") and result.model.geometry.image_size == 64
     assert (result.folder / "results.png").is_file()
     with pytest.raises(UserError, match="--data: missing"):
@@ -193,16 +295,20 @@ def test_data_of_ones_own(work: Path) -> None:
 
 
 def test_data_of_ones_own_is_asked_for_again(work: Path) -> None:
-    class Stop(Callback):
-        def on_epoch(self, trainer: Any, result: Any) -> None:
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        train(**arguments(work, dataset=own_data(), epochs=2, callbacks=[Stop()]))
+        train(**own_arguments(work, epochs=2, callbacks=[Interrupt()]))
     last = work / "runs" / "exp" / "weights" / "last.pt"
     with pytest.raises(UserError, match="expected the dataset that it was started with, found none"):
         train(resume=last)
     assert train(resume=last, dataset=own_data()).last == last
+
+
+class Empty:
+    """No data set: one member is missing, one is of another type."""
+
+    annotations = None
+    image_size = 64
+    in_memory = True
 
 
 @pytest.mark.parametrize(
@@ -212,9 +318,32 @@ def test_data_of_ones_own_is_asked_for_again(work: Path) -> None:
         ((own_data()[0], own_data(names=("a", "b"))[1]), "the same classes everywhere"),
         (own_data(size=60), "a multiple of the model's stride everywhere, found 64 and 60"),
         ((SequenceDataset([(np.zeros((8, 8, 3), np.uint8), [])], ["a"], image_size=64),) * 2, "objects to learn"),
+        ((), "dataset: expected a pair of data sets, .*, found 0 in a tuple"),
+        (own_data()[0], "dataset: expected a pair of data sets, .*, found a SequenceDataset"),
+        (own_data()[:1], "found 1 in a tuple"),
+        ((own_data()[0], Empty()), "the second: .* found a Empty, whose annotations, load_image are missing or of an"),
+        ((own_data()[0], "val"), "the second: expected a data set as yolorep.Dataset describes it, found a str"),
     ],
 )
 def test_data_that_cannot_be_trained_on(work: Path, pair: Any, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        train(**arguments(work, dataset=pair))
+        train(**own_arguments(work, dataset=pair))
     assert not (work / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"data": "my.yaml"}, "without effect beside dataset=: data; leave it out"),
+        ({"single_cls": True, "cache": "ram", "download": True}, "single_cls, cache, download; leave them out"),
+        ({"imgsz": 32}, "imgsz: expected the dataset's image_size, 64, found 32; leave it out"),
+    ],
+)
+def test_what_says_otherwise_than_the_data(work: Path, given: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        train(**own_arguments(work, **given))
+    assert not (work / "runs").exists()
+
+
+def test_the_size_of_the_data_may_be_said(work: Path) -> None:
+    assert train(**own_arguments(work, imgsz=64)).model.geometry.image_size == 64

@@ -16,7 +16,7 @@ import pytest
 from yolorep import cli
 from yolorep.errors import FuseError
 from yolorep.formats import FORMATS
-from yolorep.options import EPOCHS, CompareOptions, DetectOptions, TrainOptions, ValOptions
+from yolorep.options import CompareOptions, DetectOptions, TrainOptions, ValOptions
 
 MODEL = "cfg/yolov5n_mobileone.yaml"
 
@@ -24,7 +24,7 @@ MODEL = "cfg/yolov5n_mobileone.yaml"
 def test_defaults_are_yolov5s() -> None:
     command, options = cli.parse(["train"])
     assert (command, options) == ("train", TrainOptions())
-    assert (options.epochs or EPOCHS, options.batch_size, options.imgsz) == (100, 16, 640)
+    assert (options.planned_epochs, options.batch_size, options.imgsz) == (100, 16, 640)
 
 
 @pytest.mark.parametrize(

@@ -110,7 +110,7 @@ def train(
 
     Args:
         callbacks: objects called beside training, after the program's own.
-        loss: makes the loss of the model, instead of that of its head.
+        loss: (model, recipe) -> its loss, (raw maps, targets) -> LossTerms, instead of the loss of its head.
         dataset: what to train on and what to evaluate on, such as two ``SequenceDataset``, instead of ``data``.
 
     Returns:

@@ -135,6 +135,11 @@ class TrainOptions(Options):
         if self.batch_size < 1 and self.batch_size != FIND_BATCH_SIZE:
             raise UserError(f"--batch-size: expected a number of at least 1, or -1, found {self.batch_size}")
 
+    @property
+    def planned_epochs(self) -> int:
+        """As many as were asked for, or the usual number."""
+        return self.epochs or EPOCHS
+
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationOptions(Options):

@@ -104,12 +104,51 @@ IMAGE = smooth_image(40, 60)
         ((IMAGE, [(0.5, 0.5, 0.5, 0.1, 0.1)]), r"a class id below 2"),
         ((IMAGE, [(0, 30, 20, 10, 10)]), r"in shares of the image, 0 to 1, found \[0\.0, 30\.0"),
         ((IMAGE, [(0, float("nan"), 0.5, 0.1, 0.1)]), r"in shares of the image"),
+        ((IMAGE, [BOX, (0, 0.5)]), r"item 1: expected boxes \(k, 5\).*found rows of several lengths, or no numbers"),
+        ((IMAGE, ["car"]), r"item 1: expected boxes \(k, 5\).*found rows of several lengths, or no numbers"),
+        ((IMAGE,), "item 1: expected a pair of image and boxes, found 1 values"),
+        (IMAGE, "item 1: expected a pair of image and boxes, found ndarray"),
     ],
 )
 def test_wrong_items(item: Any, message: str) -> None:
     with pytest.raises(UserError, match=message) as error:
         SequenceDataset([(IMAGE, []), item], ["a", "b"], image_size=64)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("names", "size", "message"),
+    [
+        ("car", 64, r"names: expected a list of class names, such as \['car', 'bus'\], found 'car'"),
+        ([3], 64, r"names: expected a list of class names.*found \[3\]"),
+        (["car"], 0, "image_size: expected a whole number of pixels, at least 1, found 0"),
+        (["car"], 64.0, "image_size: expected a whole number of pixels, at least 1, found 64.0"),
+    ],
+)
+def test_wrong_names_and_sizes(names: Any, size: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        SequenceDataset([(IMAGE, [])], names, image_size=size)
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        (lambda image: image.astype(np.float32), r"float32 \(54, 64, 3\)"),
+        (lambda image: image[:-1], r"uint8 \(53, 64, 3\)"),
+        (lambda image: None, "NoneType"),
+    ],
+)
+def test_what_a_data_set_loads_is_checked(dataset: SequenceDataset, change: Any, found: str) -> None:
+    own = SimpleNamespace(
+        annotations=dataset.annotations,
+        image_size=64,
+        in_memory=True,
+        load_image=lambda index: change(dataset.load_image(index)) if index == 0 else dataset.load_image(index),
+    )
+    message = rf"load_image\(0\), item 0: expected an image of uint8 \(54, 64, 3\), found {found}"
+    for make in (lambda: train_loader(own, Hyp(), batch_size=8), lambda: eval_loader(own, batch_size=8)):
+        with pytest.raises(UserError, match=message):
+            list(make())
 
 
 def test_an_image_may_not_change_its_size() -> None:

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from yolorep.detections import Detections
-from yolorep.evaluation.confusion import confidence_curves
 from yolorep.evaluation.evaluator import Evaluation
 from yolorep.evaluation.metrics import CocoMetric
 from yolorep.evaluation.report import metrics_dict, table
@@ -28,7 +27,7 @@ def evaluation(*confidences: float) -> Evaluation:
     metric = CocoMetric(truth, names=["cat"], category_ids=[1])
     metric.update(1, found)
     coco = metric.compute()
-    return Evaluation(coco, confidence_curves(coco.pairings), [found], [found], metric.results, {"nms": 1.0})
+    return Evaluation(coco, [found], [found], metric.results, {"nms": 1.0})
 
 
 @pytest.mark.parametrize(

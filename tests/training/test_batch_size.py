@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from tests.training.toy_run import options, same_weights, train
+from yolorep.config import Hyp
 from yolorep.errors import UserError
 from yolorep.losses.terms import LossTerms
 from yolorep.models.detector import Detector
 from yolorep.options import FIND_BATCH_SIZE
 from yolorep.training.batch_size import Cost, choose_batch_size, fastest, measure
-from yolorep.training.inputs import build_loss, new_run, read_options
+from yolorep.training.inputs import new_run, read_options
 
 
 class Machine:
@@ -91,11 +93,11 @@ def test_a_model_is_measured_and_stays_as_it_is(work: Path, kind: str, capsys: p
     torch.manual_seed(5)
     steps: list[int] = []
 
-    def make_loss(model: Detector) -> Callable[..., LossTerms]:
-        loss = build_loss(model, run.hyp, run.options)
+    def make_loss(model: Detector, recipe: Hyp) -> Callable[..., LossTerms]:
+        loss = run.make_loss(model)
         return lambda raw, targets: (steps.append(len(raw.levels[0])), loss(raw, targets))[1]
 
-    chosen = choose_batch_size(run, make_loss)
+    chosen = choose_batch_size(replace(run, own_loss=make_loss))
     assert chosen in (1, 2, 4) and set(steps) == {1, 2, 4}
     assert torch.equal(torch.rand(1), expected)
     assert all(torch.equal(tensor, before[name]) for name, tensor in run.model.state_dict().items())
@@ -110,7 +112,7 @@ def test_too_large_an_image(work: Path) -> None:
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
     with pytest.raises(UserError, match="--batch-size -1: not even one image of 64 pixels fits cpu; lower --imgsz"):
-        choose_batch_size(run, lambda model: no_room)
+        choose_batch_size(replace(run, own_loss=lambda model, recipe: no_room))
 
 
 def test_a_run_with_the_size_found_is_a_run_with_that_size(work: Path) -> None:

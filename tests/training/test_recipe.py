@@ -16,10 +16,12 @@ from yolorep.config import Hyp, Recipe, Share, resources_dir
 from yolorep.errors import UserError
 from yolorep.losses.anchor import AnchorLoss, AnchorRecipe
 from yolorep.losses.anchor_free import FreeRecipe
+from yolorep.models.heads.anchor import Detect
 from yolorep.models.heads.anchor_free import DetectFree
+from yolorep.models.heads.base import DetectionHead
 from yolorep.training.optim import Schedule, build_optimizer
 from yolorep.training.recipe import describe, load_hyp
-from yolorep.training.task import HEADS, HeadTraining
+from yolorep.training.task import HEADS, HeadTraining, training_of
 
 #: The keys of YOLOv5's hyperparameter files, with values of our own.
 YOLOV5 = {
@@ -113,6 +115,16 @@ def test_a_head_brings_its_own_keys(tmp_path: Path) -> None:
         load_hyp(path)
     with pytest.raises(UserError, match=r"free_box: expected .*; query_nois: .*did you mean 'query_noise'"):
         load_hyp(write(tmp_path, query_nois=0.3, free_box=-1), heads=heads)
+
+
+@pytest.mark.parametrize(("kind", "known"), [(Detect, Detect), (DetectFree, DetectFree), (QueryHead, DetectFree)])
+def test_a_derived_head_is_trained_as_its_kind(kind: type[DetectionHead], known: type[DetectionHead]) -> None:
+    assert training_of(kind.__new__(kind)) is HEADS[known]
+
+
+def test_a_head_of_no_known_kind() -> None:
+    with pytest.raises(UserError, match="no recipe and loss for Identity: expected .* one of Detect, DetectFree"):
+        training_of(nn.Identity())  # type: ignore[arg-type]
 
 
 def test_no_two_schemas_share_a_key() -> None:

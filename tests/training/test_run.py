@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import cv2
@@ -12,10 +13,11 @@ import yaml
 from torch import nn
 
 from tests.training.toy_run import MODEL, StopAfter, files, options, same_weights, train
+from yolorep.config import resources_dir
 from yolorep.errors import UserError, YolorepError
 from yolorep.models.detector import build_model
 from yolorep.nn.reparam import fuse
-from yolorep.training.inputs import new_run, read_options
+from yolorep.training.inputs import lasting_name, new_run, read_options
 from yolorep.training.loggers.table import read_results
 from yolorep.training.recipe import load_hyp
 from yolorep.training.trainer import Callback, Scores, Trainer
@@ -120,20 +122,14 @@ def test_nothing_to_find_in_val_is_fine_with_noval(work: Path) -> None:
 
 
 def test_where_the_data_is_stays_known(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Packaged files are named from the package's folder; others absolutely, even those beside the package."""
-    monkeypatch.setattr("yolorep.training.inputs.resources_dir", lambda: work)
+    """Packaged files are named from the package's folder; others absolutely."""
     monkeypatch.chdir(work)
     assert new_run(options(work, data="data.yaml")).options.data == str(work / "data.yaml")
-    (work / "data").mkdir()
-    text = (work / "data.yaml").read_text().replace("images/", "../images/")
-    (work / "data" / "own.yaml").write_text(text)
-    monkeypatch.chdir(work / "data")
-    monkeypatch.setattr("yolorep.config.resources_dir", lambda: work)
-    hyp = work / "hyp.yaml"
-    hyp.write_text("{}")
-    assert new_run(options(work, data="own.yaml", hyp=str(hyp))).options.data == "data/own.yaml"
-    monkeypatch.chdir(work.parent)
-    assert new_run(options(work, data="own", hyp=str(hyp))).options.data == "data/own.yaml"
+    packaged = resources_dir() / "data" / "shapes.yaml"
+    for name in (str(packaged), os.path.relpath(packaged), "shapes"):
+        assert lasting_name(name) == "data/shapes.yaml"
+    beside = resources_dir() / "cfg" / "yolov5" / "n.yaml"
+    assert lasting_name(str(beside)) == str(beside)
 
 
 def test_flags(work: Path) -> None:

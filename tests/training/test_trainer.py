@@ -44,6 +44,50 @@ def test_learns() -> None:
     assert recorder.ends == 1 and recorder.closed
 
 
+class Closing(Callback):
+    """Notes that it was closed, and may fail at it."""
+
+    def __init__(self, *, fails: bool = False, stops: bool = False) -> None:
+        self.fails, self.stops, self.closed, self.asked = fails, stops, False, 0
+
+    def should_stop(self, trainer: Trainer, result: EpochResult) -> bool:
+        self.asked += 1
+        return self.stops
+
+    def on_close(self, trainer: Trainer) -> None:
+        self.closed = True
+        if self.fails:
+            raise OSError("no room to close")
+
+
+def test_every_callback_is_closed() -> None:
+    callbacks = [Closing(), Closing(fails=True), Closing()]
+    with pytest.raises(OSError, match="no room to close"):
+        tiny_trainer(epochs=1, callbacks=callbacks).fit()
+    assert all(callback.closed for callback in callbacks)
+
+
+def test_what_went_wrong_first_is_told() -> None:
+    callbacks = [Closing(fails=True), Closing()]
+    trainer = tiny_trainer(callbacks=callbacks)
+    trainer.model.head.m.bias.register_hook(lambda gradient: gradient * float("inf"))
+    with pytest.raises(NonFiniteLoss):
+        trainer.fit()
+    assert all(callback.closed for callback in callbacks)
+
+
+def test_a_callback_stops_before_anything_is_written() -> None:
+    recorder, stopping, asked = Recorder(), Closing(stops=True), Closing()
+    trainer = tiny_trainer(
+        epochs=3, evaluate=scores([0.2]), evaluate_every_epoch=False, callbacks=[recorder, stopping, asked]
+    )
+    trainer.fit()
+    (result,) = recorder.results
+    assert result.final and result.best and result.metrics == {"AP": 0.2}
+    assert result.stopped == "Closing asked for it"
+    assert asked.asked == 1 and recorder.ends == 1 and trainer.progress.finished
+
+
 def test_optimizer_steps_every_accumulated_batches_and_at_the_end_of_an_epoch() -> None:
     trainer = tiny_trainer(epochs=2)
     trainer.fit()
@@ -146,6 +190,7 @@ def test_best_and_patience() -> None:
     trainer.fit()
     assert [result.best for result in recorder.results] == [True, True, False, False]
     assert [result.final for result in recorder.results] == [False, False, False, True]
+    assert [result.stopped for result in recorder.results][2:] == ["", "no better AP for 2 epochs (--patience)"]
     assert (trainer.progress.best_fitness, trainer.progress.best_epoch) == (0.3, 1)
     assert recorder.ends == 1
 

@@ -70,6 +70,13 @@ def test_one_pass_gives_the_ap_of_inference_and_the_loss_of_training(kind: str, 
     assert list(scores.losses) == (["box", "obj", "cls"] if kind == "Detect" else ["box", "cls", "dfl"])
 
 
+def test_what_pictures_show_is_found_when_asked_for(dataset: Dataset) -> None:
+    backend = TorchBackend(model_and_loss("Detect")[0])
+    whole, without = (evaluate(backend, dataset, batch_size=2, pictures=pictures) for pictures in (True, False))
+    assert (len(whole.detected), len(without.detected)) == (3, 0)
+    assert whole.metrics == without.metrics and whole.curves.best_f1 == without.curves.best_f1
+
+
 def test_every_branch_is_judged(dataset: Dataset) -> None:
     model, loss = model_and_loss("one2one")
     whole = validate(model, dataset, loss=loss, device=CPU, batch_size=3)

@@ -19,7 +19,7 @@ from yolorep.formats.base import Backend
 from yolorep.formats.tta import TTA
 from yolorep.inference.open import load_backend
 from yolorep.models.image_size import choose_size
-from yolorep.options import EvaluationOptions
+from yolorep.options import EvaluationOptions, ValOptions
 from yolorep.weights.load import load_checkpoint
 
 
@@ -86,6 +86,7 @@ class Candidate:
             rect=self.rect,
             single_class=options.single_cls,
             workers=options.workers,
+            pictures=isinstance(options, ValOptions),
             description=f"{options.task}: {self.weights}",
         )
 

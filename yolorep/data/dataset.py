@@ -231,9 +231,13 @@ class SequenceDataset:
         self.items = items
         self.image_size = image_size
         self.in_memory = isinstance(items, list)
+        if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+            raise UserError(f"names: expected a list of class names, such as ['car', 'bus'], found {names!r}")
+        if not isinstance(image_size, int) or image_size < 1:
+            raise UserError(f"image_size: expected a whole number of pixels, at least 1, found {image_size!r}")
         sizes, rows = np.zeros((len(items), 2), np.int32), [np.zeros((0, 5))]
         for index in progress(range(len(items)), desc="looking at images", unit="images"):
-            image, boxes = items[index]
+            image, boxes = _checked_item(items[index], index)
             sizes[index] = _checked_image(image, index).shape[:2]
             rows.append(_checked_boxes(boxes, len(names), index))
         counts = np.array([len(boxes) for boxes in rows[1:]], np.int64)
@@ -255,7 +259,7 @@ class SequenceDataset:
         Raises:
             UserError: if it is no longer of the size it was.
         """
-        image = _checked_image(self.items[index][0], index)
+        image = _checked_image(_checked_item(self.items[index], index)[0], index)
         height, width = self.annotations.sizes[index].tolist()
         if image.shape[:2] != (height, width):
             raise UserError(
@@ -263,6 +267,30 @@ class SequenceDataset:
                 f"found {image.shape[1]}x{image.shape[0]}"
             )
         return _resize(image, resized_shape((height, width), self.image_size), by_area=True)
+
+
+def load_checked(dataset: Dataset, index: int) -> NDArray[np.uint8]:
+    """An image of a data set, which may be anybody's.
+
+    Raises:
+        UserError: if it is not of the type and shape that :class:`Dataset` asks for.
+    """
+    image = dataset.load_image(index)
+    height, width = dataset.annotations.sizes[index].tolist()
+    shape = (*resized_shape((height, width), dataset.image_size), 3)
+    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.shape == shape:
+        return image
+    found = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+    raise UserError(
+        f"load_image({index}), {dataset.annotations.paths[index]}: expected an image of uint8 {shape}, found {found}"
+    )
+
+
+def _checked_item(item: object, index: int) -> tuple[object, ArrayLike]:
+    if isinstance(item, tuple | list) and len(item) == 2:
+        return item[0], item[1]
+    found = f"{len(item)} values" if isinstance(item, tuple | list) else type(item).__name__
+    raise UserError(f"item {index}: expected a pair of image and boxes, found {found}")
 
 
 def _checked_image(image: object, index: int) -> NDArray[np.uint8]:
@@ -275,7 +303,12 @@ def _checked_image(image: object, index: int) -> NDArray[np.uint8]:
 
 
 def _checked_boxes(boxes: ArrayLike, num_classes: int, index: int) -> NDArray[np.float64]:
-    rows = np.asarray(boxes, np.float64)
+    try:
+        rows = np.asarray(boxes, np.float64)
+    except (ValueError, TypeError) as error:
+        raise UserError(
+            f"item {index}: expected boxes (k, 5) of class, cx, cy, w, h, found rows of several lengths, or no numbers"
+        ) from error
     if not rows.size:
         return np.zeros((0, 5))
     if rows.ndim != 2 or rows.shape[1] != 5:

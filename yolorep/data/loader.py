@@ -18,7 +18,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from yolorep.config import Hyp
 from yolorep.data import transforms
-from yolorep.data.dataset import Dataset, resized_shape
+from yolorep.data.dataset import Dataset, load_checked, resized_shape
 from yolorep.errors import UserError
 from yolorep.ops.letterbox import LetterBox, rect_shape
 from yolorep.ops.prepare import letterboxed, write_rgb
@@ -129,7 +129,7 @@ class _TrainBatches:
                 image, boxes = transforms.mixup(image, other, rng), np.concatenate([boxes, other_boxes])
         else:
             image, boxes = transforms.letterbox_affine(
-                self.dataset.load_image(index), self.annotations.labels(index), rng, hyp, target=shape
+                load_checked(self.dataset, index), self.annotations.labels(index), rng, hyp, target=shape
             )
         return transforms.random_flips(transforms.random_hsv(image, rng, hyp), boxes, rng, hyp)
 
@@ -137,7 +137,7 @@ class _TrainBatches:
         dataset, annotations = self.dataset, self.annotations
         four = rng.permutation([index, *rng.integers(len(annotations), size=3)]).tolist()
         return transforms.mosaic(
-            lambda position: dataset.load_image(four[position]),
+            lambda position: load_checked(dataset, four[position]),
             [resized_shape((height, width), dataset.image_size) for height, width in annotations.sizes[four].tolist()],
             [annotations.labels(member) for member in four],
             rng,
@@ -321,7 +321,7 @@ class _EvalBatches:
             eval_letterbox((height, width), key.shape, image_size=dataset.image_size)
             for height, width in dataset.annotations.sizes[key.indices].tolist()
         ]
-        images = [dataset.load_image(index) for index in key.indices]
+        images = [load_checked(dataset, index) for index in key.indices]
         return EvalBatch(letterboxed(images, letterboxes), key.indices, letterboxes)
 
 

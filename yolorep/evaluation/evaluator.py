@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,29 +27,34 @@ class Evaluation:
 
     Attributes:
         coco: pycocotools' numbers.
-        curves: precision, recall and F1 over confidence.
         detections: of each image of the data set, boxes in its own pixels.
         detected: the same with ``detect``'s defaults for confidence, NMS and number, each box for its best class. It is
             taken from all the network's candidates, not from what is left in ``detections``, so it is what ``detect``
-            finds, but for the wider border that images are evaluated with.
+            finds, but for the wider border that images are evaluated with. Empty if it was not asked for.
         results: ``detections`` in COCO's result form, with the data set's own ids.
         speed: milliseconds an image waiting for images (``preprocess``), in the network and its decoding
             (``inference``), and in ``nms``.
+        confidence: below which no box was looked at.
         folder: where a command wrote its results; None if none did.
     """
 
     coco: CocoResult
-    curves: ConfidenceCurves
     detections: list[Detections]
     detected: list[Detections]
     results: list[dict[str, Any]]
     speed: dict[str, float]
+    confidence: float = 0.0
     folder: Path | None = None
 
     @property
     def metrics(self) -> dict[str, float]:
         """The twelve numbers by name: ``AP``, ``AP50``, …."""
         return self.coco.metrics
+
+    @functools.cached_property
+    def curves(self) -> ConfidenceCurves:
+        """Precision, recall and F1 over confidence."""
+        return confidence_curves(self.coco.pairings, lowest=self.confidence)
 
     def __repr__(self) -> str:
         numbers = ", ".join(f"{name} {self.metrics[name]:.3f}" for name in ("AP", "AP50", "AR100"))
@@ -66,6 +72,7 @@ def evaluate(
     rect: bool = True,
     single_class: bool = False,
     workers: int = 0,
+    pictures: bool = True,
     description: str = "val",
     observe: Callable[[EvalBatch], None] | None = None,
 ) -> Evaluation:
@@ -84,6 +91,7 @@ def evaluate(
         rect: rectangular shapes; otherwise squares.
         single_class: all of the model's classes are the data set's only one.
         workers: data loading processes.
+        pictures: find what pictures show, ``detected``, too.
         description: for the progress display.
         observe: called with every batch after the backend has run it; its time is not counted.
     """
@@ -99,7 +107,8 @@ def evaluate(
         pad=backend.geometry.pad,
         workers=workers,
     )
-    found, detected = ([Detections.empty()] * len(annotations) for _ in range(2))
+    found = [Detections.empty()] * len(annotations)
+    detected = list(found) if pictures else []
     seconds = {"preprocess": 0.0, "inference": 0.0, "nms": 0.0}
     mark = time.perf_counter()
     for batch in progress(loader, desc=description, unit="batch"):
@@ -117,15 +126,18 @@ def evaluate(
             multi_label=True,
         )
         done = time.perf_counter()
-        shown = to_detections(
-            decoded,
-            batch.letterboxes,
-            confidence=CONFIDENCE,
-            iou=None if backend.nms_free else IOU,
-            max_detections=MAX_DETECTIONS,
-        )
-        for index, *both in zip(batch.indices, kept, shown, strict=True):
-            found[index], detected[index] = both
+        for index, detections in zip(batch.indices, kept, strict=True):
+            found[index] = detections
+        if pictures:
+            shown = to_detections(
+                decoded,
+                batch.letterboxes,
+                confidence=CONFIDENCE,
+                iou=None if backend.nms_free else IOU,
+                max_detections=MAX_DETECTIONS,
+            )
+            for index, detections in zip(batch.indices, shown, strict=True):
+                detected[index] = detections
         seconds["preprocess"] += waited - mark
         seconds["inference"] += inferred - waited
         seconds["nms"] += done - inferred
@@ -135,6 +147,4 @@ def evaluate(
     for index, detections in enumerate(found):
         metric.update(annotations.image_id(index), detections)
     speed = {name: value * 1000 / max(len(annotations), 1) for name, value in seconds.items()}
-    coco = metric.compute()
-    curves = confidence_curves(coco.pairings, lowest=confidence)
-    return Evaluation(coco, curves, found, detected, metric.results, speed)
+    return Evaluation(metric.compute(), found, detected, metric.results, speed, confidence)

@@ -21,7 +21,6 @@ from yolorep.ops.letterbox import round_up
 from yolorep.training.ema import ModelEma
 from yolorep.training.inputs import Run
 from yolorep.training.optim import Schedule, build_optimizer
-from yolorep.training.task import MakeLoss
 from yolorep.training.trainer import Trainer
 
 #: Share of the free memory that a batch may take.
@@ -93,7 +92,7 @@ def fastest(costs: Mapping[int, Cost]) -> int:
     return min(batch for batch, each in times.items() if each * (1 - TOLERANCE) <= min(times.values()))
 
 
-def choose_batch_size(run: Run, loss: MakeLoss) -> int:
+def choose_batch_size(run: Run) -> int:
     """The batch size for a run, found by training steps of a copy of its model.
 
     The model and the random number generators stay as they are.
@@ -112,7 +111,7 @@ def choose_batch_size(run: Run, loss: MakeLoss) -> int:
         return f"{times} ms an image"
 
     with torch.random.fork_rng([device] if gpu else []):
-        probe = _Probe(run, loss)
+        probe = _Probe(run)
         tries = measure(probe, most=min(most, images), memory=memory, seconds=seconds)
         for batch, cost in progress(tries, desc="--batch-size -1", unit="sizes", status=status):
             costs[batch] = cost
@@ -132,7 +131,7 @@ def choose_batch_size(run: Run, loss: MakeLoss) -> int:
 class _Probe:
     """Runs training steps of a copy of a model on noise."""
 
-    def __init__(self, run: Run, loss: MakeLoss) -> None:
+    def __init__(self, run: Run) -> None:
         options, hyp, device, annotations = run.options, run.hyp, run.device, run.train_set.annotations
         self.device = device
         self.reserved = torch.cuda.memory_reserved(device) if device.type == "cuda" else 0
@@ -140,7 +139,7 @@ class _Probe:
         model = copy.deepcopy(run.model).to(memory_format=torch.channels_last).to(device).train()
         self.trainer = Trainer(
             model=model,
-            loss=loss(model),
+            loss=run.make_loss(model),
             optimizer=build_optimizer(
                 options.optimizer or hyp.optimizer, model, lr=hyp.lr0, momentum=hyp.momentum, weight_decay=0.0
             ),

@@ -26,8 +26,8 @@ class Announcer(Callback):
         parts += [f"{name} {result.metrics[name]:.3f}" for name in ("AP", "AP50") if name in result.metrics]
         parts.append(f"{result.seconds:.1f} s{'  best' if result.best else ''}")
         say("  ".join(parts))
-        if result.final and result.epoch + 1 < trainer.schedule.epochs:
-            say(f"stopped: no better AP for {trainer.patience} epochs (--patience)")
+        if result.stopped:
+            say(f"stopped: {result.stopped}")
 
 
 class Checkpoints(Callback):

@@ -21,13 +21,14 @@ from yolorep.files import write_text
 from yolorep.models.detector import Detector
 from yolorep.models.image_size import fit_image_size
 from yolorep.ops.letterbox import Geometry
-from yolorep.options import EPOCHS, TrainOptions, flag
+from yolorep.options import TrainOptions, flag
 from yolorep.training.autoanchor import object_sizes
+from yolorep.training.given import check_beside_data, check_beside_loss, check_loss, check_pair
 from yolorep.training.loggers import make_loggers
 from yolorep.training.recipe import load_hyp
 from yolorep.training.resume import epochs_to_do, find_last, refuse_unfinished
 from yolorep.training.start import freeze_layers, set_bn_momentum, starting_model
-from yolorep.training.task import HEADS, Loss
+from yolorep.training.task import Loss, MakeLoss, training_of
 from yolorep.weights.checkpoint import Checkpoint
 from yolorep.weights.load import load_checkpoint
 
@@ -43,6 +44,7 @@ class Run:
         model: The model, on the CPU.
         train_set: Images to train on.
         val_set: Images to evaluate on.
+        own_loss: Makes the loss of the model; None for that of its head.
         resumed: Where to go on, or None for a new run.
     """
 
@@ -52,14 +54,33 @@ class Run:
     model: Detector
     train_set: Dataset
     val_set: Dataset
+    own_loss: MakeLoss | None = None
     resumed: Checkpoint | None = None
 
+    def make_loss(self, model: Detector) -> Loss:
+        """The loss of the model, or of a copy of it.
 
-def new_run(options: TrainOptions, dataset: tuple[Dataset, Dataset] | None = None) -> Run:
+        Raises:
+            UserError: for an option that the loss of its head does not offer, or if one's own is none.
+        """
+        options = self.options
+        if self.own_loss is None:
+            make = training_of(model.head).loss
+            return make(model.head, self.hyp, image_size=options.imgsz, label_smoothing=options.label_smoothing)
+        loss = self.own_loss(model, self.hyp)
+        if not callable(loss):
+            raise UserError(f"loss: expected to make a loss, called with (raw, targets), found {type(loss).__name__}")
+        return loss
+
+
+def new_run(
+    options: TrainOptions, *, loss: MakeLoss | None = None, dataset: tuple[Dataset, Dataset] | None = None
+) -> Run:
     """Check and load the inputs of a new run.
 
     Args:
         options: What was asked for.
+        loss: Makes the loss of the model, instead of that of its head.
         dataset: What to train on and what to evaluate on, instead of the data YAML's.
 
     Raises:
@@ -67,28 +88,36 @@ def new_run(options: TrainOptions, dataset: tuple[Dataset, Dataset] | None = Non
     """
     if options.exist_ok:
         refuse_unfinished(Path(options.project) / options.name)
-    options = replace(options, data="" if dataset else _lasting_name(options.data))
+    if loss is not None:
+        check_loss(loss)
+        check_beside_loss(options)
+    if dataset is None:
+        options = replace(options, data=lasting_name(options.data))
+    else:
+        check_pair(dataset)
+        check_beside_data(options, image_size=dataset[0].image_size)
+        options = replace(options, data="", imgsz=dataset[0].image_size)
     device = select_device(options.device)
     autocast_dtype(options.precision, device)  # refuses what the device does not offer
     make_loggers(options.log)  # refuses what is not installed
-    if dataset:
-        options, names = replace(options, imgsz=dataset[0].image_size), dataset[0].annotations.names
-    else:
+    if dataset is None:
         names = load_data_config(options.data, download=options.download).names
+    else:
+        names = dataset[0].annotations.names
     torch.manual_seed(options.seed)
     model = starting_model(
         options.cfg,
         options.weights,
-        names=("item",) if options.single_cls and len(names) > 1 and not dataset else names,
+        names=("item",) if options.single_cls and len(names) > 1 else names,
         backbone_weights=options.backbone_weights,
         expand=options.expand,
     )
-    recipe = options.hyp or HEADS[type(model.head)].recipe
+    recipe = options.hyp or training_of(model.head).recipe
     options = replace(
         options,
         imgsz=fit_image_size(options.imgsz, model.max_stride),
         hyp=recipe,
-        epochs=options.epochs or EPOCHS,
+        epochs=options.planned_epochs,
     )
     model.geometry = Geometry(options.imgsz)
     hyp = load_hyp(recipe)
@@ -100,23 +129,30 @@ def new_run(options: TrainOptions, dataset: tuple[Dataset, Dataset] | None = Non
             f"--noautoanchor: expected anchors in {options.cfg}, found only their number; write them there in pixels, "
             "or let them be fitted"
         )
-    build_loss(model, hyp, options)  # refuses what the head's loss does not offer
-    train_set, val_set = check_data(dataset or load_data(options), options)
+    train_set, val_set = check_data(load_data(options) if dataset is None else dataset, options)
     if not options.noautoanchor:
         _fit_head(model, train_set, hyp, options)
-    return Run(options, hyp, device, model, train_set, val_set)
+    return Run(options, hyp, device, model, train_set, val_set, loss)
 
 
-def resume_run(options: TrainOptions, dataset: tuple[Dataset, Dataset] | None = None) -> Run:
+def resume_run(
+    options: TrainOptions, *, loss: MakeLoss | None = None, dataset: tuple[Dataset, Dataset] | None = None
+) -> Run:
     """Load a run to go on with, with the options it was started with; only the device and more epochs may be given.
 
     Args:
         options: What was asked for: which run, and where.
+        loss: Makes the loss of the model, if one did when it was started.
         dataset: What it was started with, if that was no data YAML.
 
     Raises:
-        UserError: if there is nothing to go on with, or the data set's classes are no longer the model's.
+        UserError: if there is nothing to go on with, the data set's classes are no longer the model's, or what Python
+            handed over then is not handed over again.
     """
+    if loss is not None:
+        check_loss(loss)
+    if dataset is not None:
+        check_pair(dataset)
     last = find_last(options.resume or "", project=options.project)
     folder = last.parent.parent
     stored = read_options(folder / "args.yaml")
@@ -130,13 +166,14 @@ def resume_run(options: TrainOptions, dataset: tuple[Dataset, Dataset] | None = 
     checkpoint = load_checkpoint(last)
     if "progress" not in checkpoint.training:
         raise UserError(f"{last}: expected a last.pt with the state of a run, found weights only; use --weights")
-    progress = checkpoint.training["progress"]
-    before, asked = stored.epochs or EPOCHS, options.epochs
+    progress = dict(checkpoint.training["progress"])
+    before, asked = stored.planned_epochs, options.epochs
     epochs = epochs_to_do(asked, before=before, progress=progress, last=last)
     options = replace(stored, device=options.device or stored.device, epochs=epochs)
-    planned = checkpoint.training.setdefault("epochs", before)  # fewer than before if no epoch followed an extension
+    planned = checkpoint.training.get("epochs", before)  # fewer than before if no epoch followed an extension
     if progress["finished"] and (asked or epochs != planned):
         progress.update(finished=False, best_epoch=progress["epochs_done"] - 1)  # patience begins anew
+    checkpoint = replace(checkpoint, training={**checkpoint.training, "epochs": planned, "progress": progress})
     if progress["finished"] and (folder / "metrics.json").is_file():
         raise UserError(
             f"{last}: the run finished after {progress['epochs_done']} epochs; make it longer with --epochs, or start "
@@ -147,10 +184,10 @@ def resume_run(options: TrainOptions, dataset: tuple[Dataset, Dataset] | None = 
     model = checkpoint.build(use_ema=False)
     assert isinstance(model, Detector)
     freeze_layers(model, options.freeze or [])
-    if bool(dataset) == bool(options.data):
-        expected = f"the data of {options.data}" if options.data else "the dataset that it was started with"
-        raise UserError(f"{last}: expected {expected}, found {'another' if dataset else 'none'}; pass dataset= as then")
-    train_set, val_set = check_data(dataset or load_data(options), options)
+    own_loss = checkpoint.training.get("own_loss", loss is not None)  # older files do not say
+    _check_again("loss", given=loss is not None, before=own_loss, last=last)
+    _check_again("dataset", given=dataset is not None, before=not options.data, last=last)
+    train_set, val_set = check_data(load_data(options) if dataset is None else dataset, options)
     if train_set.annotations.names != model.names:
         raise UserError(
             f"{options.data}: expected the classes the run was started with ({', '.join(model.names)}), "
@@ -158,7 +195,7 @@ def resume_run(options: TrainOptions, dataset: tuple[Dataset, Dataset] | None = 
         )
     hyp = load_hyp(folder / "hyp.yaml")
     say(f"resuming {folder} after {progress['epochs_done']} of {epochs} epochs")
-    return Run(options, hyp, device, model, train_set, val_set, checkpoint)
+    return Run(options, hyp, device, model, train_set, val_set, loss, checkpoint)
 
 
 def load_data(options: TrainOptions) -> tuple[Dataset, Dataset]:
@@ -208,16 +245,6 @@ def check_data(sets: tuple[Dataset, Dataset], options: TrainOptions) -> tuple[Da
     return sets
 
 
-def build_loss(model: Detector, hyp: Hyp, options: TrainOptions) -> Loss:
-    """The loss of the model's head.
-
-    Raises:
-        UserError: for an option that this loss does not offer.
-    """
-    make = HEADS[type(model.head)].loss
-    return make(model.head, hyp, image_size=options.imgsz, label_smoothing=options.label_smoothing)
-
-
 def read_options(path: Path) -> TrainOptions:
     """Options as a run's ``args.yaml`` holds them.
 
@@ -239,7 +266,17 @@ def write_options(path: Path, options: TrainOptions) -> None:
     write_text(path, yaml.safe_dump(asdict(options), sort_keys=False))
 
 
-def _lasting_name(name: str) -> str:
+def _check_again(name: str, *, given: bool, before: bool, last: Path) -> None:
+    """Make sure that what Python hands over is handed over again, and only then."""
+    if before and not given:
+        raise UserError(
+            f"{last}: expected the {name} that it was started with, found none; resume it from Python with {name}="
+        )
+    if given and not before:
+        raise UserError(f"{last}: expected no {name}=, as the run was started without one; leave it out")
+
+
+def lasting_name(name: str) -> str:
     """A data YAML as it is found from anywhere: packaged ones by their name, others by their whole path."""
     data, resources = find_config(name, "data").resolve(), resources_dir().resolve()
     return data.relative_to(resources).as_posix() if data.is_relative_to(resources / "data") else str(data)
@@ -248,7 +285,7 @@ def _lasting_name(name: str) -> str:
 def _fit_head(model: Detector, dataset: Dataset, hyp: Hyp, options: TrainOptions) -> None:
     """Fit to the data what the head takes from it, such as anchors."""
     head = model.head
-    if (fit := HEADS[type(head)].fit) is None:
+    if (fit := training_of(head).fit) is None:
         return
     annotations = dataset.annotations
     image_of_box = np.repeat(np.arange(len(annotations)), np.diff(annotations.offsets))

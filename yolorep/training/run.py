@@ -24,11 +24,12 @@ from yolorep.files import new_run_dir, write_text
 from yolorep.formats.pytorch import TorchBackend
 from yolorep.models.detector import Detector
 from yolorep.nn.reparam import fuse
-from yolorep.options import EPOCHS, FIND_BATCH_SIZE, TrainOptions
+from yolorep.options import FIND_BATCH_SIZE, TrainOptions
 from yolorep.training.batch_size import choose_batch_size
 from yolorep.training.callbacks import Announcer, Checkpoints, Plots
 from yolorep.training.ema import ModelEma
-from yolorep.training.inputs import Run, build_loss, new_run, read_options, resume_run, write_options
+from yolorep.training.given import check_callbacks
+from yolorep.training.inputs import Run, new_run, read_options, resume_run, write_options
 from yolorep.training.loggers import Logs, make_loggers
 from yolorep.training.loggers.table import read_rows
 from yolorep.training.memory import keep_freed_memory
@@ -89,7 +90,7 @@ def train(
     Args:
         options: What to train, on what, and how.
         callbacks: What happens besides, after the program's own callbacks: results table, checkpoints, plots.
-        loss: Makes the loss of the model, instead of that of its head.
+        loss: Makes the loss of the model, instead of that of its head; when resuming, the same again.
         dataset: What to train on and what to evaluate on, instead of the data YAML's; when resuming, the same again.
         plots: Draw pictures.
 
@@ -102,15 +103,17 @@ def train(
         YolorepError: if the GPU has too little memory.
         KeyboardInterrupt: on Ctrl-C, with a ``last.pt`` to go on from and saying so.
     """
+    check_callbacks(callbacks)
     refuse_launcher()
     keep_freed_memory()
-    run = new_run(options, dataset) if options.resume is None else resume_run(options, dataset)
-    make_loss = loss or (lambda model: build_loss(model, run.hyp, run.options))
-    if run.options.batch_size == FIND_BATCH_SIZE:
-        run = replace(run, options=replace(run.options, batch_size=choose_batch_size(run, make_loss)))
-    folder = create_folder(run) if run.resumed is None else reopen_folder(run, run.resumed)
+    run = (new_run if options.resume is None else resume_run)(options, loss=loss, dataset=dataset)
     try:
-        trainer = build_trainer(run, folder, callbacks=callbacks, loss=loss, plots=plots)
+        if run.options.batch_size == FIND_BATCH_SIZE:
+            run = replace(run, options=replace(run.options, batch_size=choose_batch_size(run)))
+        trainer = build_trainer(run)
+        folder = create_folder(run) if run.resumed is None else reopen_folder(run, run.resumed)
+        epochs_done = trainer.progress.epochs_done
+        trainer.callbacks = [*_callbacks(run, folder, epochs_done=epochs_done, plots=plots), *callbacks]
         try:
             trainer.fit()
             metrics = finish(run, folder, plots=plots)
@@ -148,15 +151,12 @@ def reopen_folder(run: Run, resumed: Checkpoint) -> Path:
     return folder
 
 
-def build_trainer(
-    run: Run,
-    folder: Path,
-    *,
-    callbacks: Sequence[Callback] = (),
-    loss: MakeLoss | None = None,
-    plots: bool = True,
-) -> Trainer:
-    """Wire loop, loss, optimizer, data and callbacks together."""
+def build_trainer(run: Run) -> Trainer:
+    """Wire model, loss, optimizer and data together, without callbacks yet; nothing is created for it.
+
+    Raises:
+        UserError: if there is no loss as the options say.
+    """
     options, hyp, model = run.options, run.hyp, run.model
     if options.sync_bn:
         say("--sync-bn: there is one process, so there is nothing to synchronize")
@@ -172,12 +172,12 @@ def build_trainer(
         stride=model.max_stride,
         pin_memory=run.device.type == "cuda",
     )
-    epochs = options.epochs or EPOCHS
+    epochs = options.planned_epochs
     schedule = Schedule(hyp, epochs=epochs, batches=len(loader), batch_size=options.batch_size, cosine=options.cos_lr)
-    judge = loss(model) if loss else build_loss(model, hyp, options)
+    loss = run.make_loss(model)
     trainer = Trainer(
         model=model,
-        loss=judge,
+        loss=loss,
         optimizer=build_optimizer(
             options.optimizer or hyp.optimizer,
             model,
@@ -189,7 +189,7 @@ def build_trainer(
         batches=lambda epoch: _epoch_of(loader, epoch, mosaic=epoch < mosaic_epochs(schedule)),
         ema=ModelEma.over(model, updates=window) if (window := ema_updates(schedule)) else ModelEma(model),
         device=run.device,
-        evaluate=lambda ema: _score(ema, run, loss=judge),
+        evaluate=lambda ema: _score(ema, run, loss=loss),
         evaluate_every_epoch=not options.noval,
         autocast=autocast_dtype(options.precision, run.device),
         multi_scale=MultiScale(options.imgsz, model.max_stride, options.seed) if options.multi_scale else None,
@@ -205,7 +205,6 @@ def build_trainer(
                 f"extending from {planned} to {epochs} epochs: the learning rate follows the new schedule from "
                 f"epoch {done + 1} at {schedule.lr_at(done * len(loader)):.4g}"
             )
-    trainer.callbacks = [*_callbacks(run, folder, epochs_done=trainer.progress.epochs_done, plots=plots), *callbacks]
     say(f"{options.hyp}: {describe(schedule, optimizer=trainer.optimizer, autocast=trainer.autocast)}")
     return trainer
 
@@ -220,6 +219,7 @@ def finish(run: Run, folder: Path, *, plots: bool = True) -> Mapping[str, float]
         run.val_set,
         batch_size=run.options.batch_size,
         workers=run.options.workers,
+        pictures=plots,
         description="best.pt, fused",
     )
     say(table(evaluation, images=len(run.val_set.annotations)))
@@ -248,7 +248,7 @@ def _make_resumable(trainer: Trainer, run: Run, folder: Path) -> str:
 
 
 def _save_last(trainer: Trainer, run: Run, path: Path) -> None:
-    training = training_state(trainer)
+    training = {**training_state(trainer), "own_loss": run.own_loss is not None}
     save_checkpoint(path, run.model, ema=trainer.ema.model, training=training, data=run.options.data)
 
 

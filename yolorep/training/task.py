@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from yolorep.config import Recipe
+from yolorep.config import Hyp, Recipe
+from yolorep.errors import UserError
 from yolorep.losses.anchor import AnchorLoss, AnchorRecipe
 from yolorep.losses.anchor_free import AnchorFreeLoss, FreeRecipe
 from yolorep.losses.terms import LossTerms
@@ -20,8 +21,8 @@ from yolorep.training.autoanchor import fit_anchors
 
 #: (raw maps, targets) -> terms.
 Loss = Callable[[Raw, Tensor], LossTerms]
-#: Makes the loss of a model.
-MakeLoss = Callable[[Detector], Loss]
+#: (model, recipe) -> the model's loss.
+MakeLoss = Callable[[Detector, Hyp], Loss]
 
 
 @dataclass(frozen=True)
@@ -47,3 +48,16 @@ HEADS: dict[type[DetectionHead], HeadTraining] = {
     Detect: HeadTraining("cfg/hyp/scratch-low.yaml", AnchorRecipe, AnchorLoss.from_hyp, fit=fit_anchors),
     DetectFree: HeadTraining("cfg/hyp/yolorep.yaml", FreeRecipe, AnchorFreeLoss.from_hyp),
 }
+
+
+def training_of(head: DetectionHead) -> HeadTraining:
+    """What training needs to know of a head: of its class, or of what that is derived from.
+
+    Raises:
+        UserError: if that is no kind known.
+    """
+    for kind in type(head).__mro__:
+        if kind in HEADS:
+            return HEADS[kind]
+    kinds = ", ".join(kind.__name__ for kind in HEADS)
+    raise UserError(f"no recipe and loss for {type(head).__name__}: expected a head derived from one of {kinds}")

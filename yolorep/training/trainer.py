@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from yolorep.console import progress
-from yolorep.errors import YolorepError
+from yolorep.errors import UserError, YolorepError
 from yolorep.losses.terms import LossTerms
 from yolorep.training.ema import ModelEma
 from yolorep.training.optim import Schedule
@@ -59,6 +60,7 @@ class EpochResult:
         seconds: Duration, evaluation included.
         best: No evaluated epoch before had a higher AP.
         final: No epoch follows.
+        stopped: Why none follows though more were planned; empty otherwise.
         val_losses: The same terms of the averaged weights on the images evaluated on; empty if not evaluated.
     """
 
@@ -69,6 +71,7 @@ class EpochResult:
     seconds: float
     best: bool
     final: bool
+    stopped: str = ""
     val_losses: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -77,6 +80,10 @@ class Callback:
 
     def on_batch(self, trainer: Trainer, batch: TrainBatch, iteration: int) -> None:
         """After the step of a batch; ``iteration`` counts from 0 over the whole run."""
+
+    def should_stop(self, trainer: Trainer, result: EpochResult) -> bool:
+        """Whether no epoch shall follow, asked after every epoch before anything is written."""
+        return False
 
     def on_epoch(self, trainer: Trainer, result: EpochResult) -> None:
         """After an epoch and its evaluation."""
@@ -173,10 +180,11 @@ class Trainer:
         self._pending = 0  # batches whose gradients wait for an optimizer step
 
     def fit(self) -> None:
-        """Train until the last epoch, or until patience ends.
+        """Train until the last epoch, until patience ends, or until a callback stops the run.
 
         Raises:
             NonFiniteLoss: if a loss term or a gradient is not finite.
+            UserError: if the loss returns something else than :class:`LossTerms` of numbers.
         """
         try:
             while not self.progress.finished:
@@ -187,9 +195,11 @@ class Trainer:
                     callback.on_epoch(self, result)
             for callback in self.callbacks:
                 callback.on_end(self)
-        finally:
-            for callback in self.callbacks:
-                callback.on_close(self)
+        except BaseException:
+            with suppress(Exception):  # what went wrong first is what is to be told
+                self._close()
+            raise
+        self._close()
 
     def train_epoch(self, epoch: int) -> dict[str, float]:
         """One pass over the data.
@@ -235,13 +245,19 @@ class Trainer:
             images = self.multi_scale(images, iteration)
         self.schedule.apply(self.optimizer, iteration)
         with torch.autocast(self.device.type, dtype=self.autocast, enabled=self.autocast is not None):
-            terms = self.loss(self.model(images), targets)
+            terms = _checked(self.loss(self.model(images), targets))
         values = _finite(terms, iteration)
         self.scaler.scale(terms.total).backward()
         self._pending += 1
         if last or self._pending >= self.schedule.accumulate_at(iteration):
             self._optimizer_step(iteration)
         return values
+
+    def _close(self) -> None:
+        """Close every callback, in order, even if one fails."""
+        with ExitStack() as closing:
+            for callback in reversed(self.callbacks):
+                closing.callback(callback.on_close, self)
 
     def _optimizer_step(self, iteration: int) -> None:
         self.scaler.unscale_(self.optimizer)
@@ -261,21 +277,40 @@ class Trainer:
     def _epoch(self, epoch: int) -> EpochResult:
         start = time.perf_counter()
         losses = self.train_epoch(epoch)
-        final = epoch + 1 == self.schedule.epochs
-        scores = Scores({})
-        if self.evaluate is not None and (self.evaluate_every_epoch or final):
-            scores = self.evaluate(self.ema.model)
-        best = self._is_best(scores.metrics, epoch)
-        out_of_patience = 0 < self.patience <= epoch - self.progress.best_epoch and bool(scores.metrics)
-        return EpochResult(
+        result = EpochResult(
             epoch=epoch,
             losses=losses,
-            metrics=scores.metrics,
+            metrics={},
             learning_rates={group["name"]: group["lr"] for group in self.optimizer.param_groups},
             seconds=time.perf_counter() - start,
-            best=best,
-            final=final or out_of_patience,
+            best=False,
+            final=epoch + 1 == self.schedule.epochs,
+        )
+        if self.evaluate_every_epoch or result.final:
+            result = self._evaluated(result)
+        # Every callback is asked, whatever the others say: some keep count.
+        stops = [type(callback).__name__ for callback in self.callbacks if callback.should_stop(self, result)]
+        if stops and not result.final:
+            return replace(self._evaluated(result), final=True, stopped=f"{', '.join(stops)} asked for it")
+        return result
+
+    def _evaluated(self, result: EpochResult) -> EpochResult:
+        """The same with what an evaluation brings, unless it has been."""
+        if self.evaluate is None or result.metrics:
+            return result
+        start = time.perf_counter()
+        scores = self.evaluate(self.ema.model)
+        best = self._is_best(scores.metrics, result.epoch)
+        waited = result.epoch - self.progress.best_epoch
+        out_of_patience = 0 < self.patience <= waited and bool(scores.metrics) and not result.final
+        return replace(
+            result,
+            metrics=scores.metrics,
             val_losses=scores.losses,
+            seconds=result.seconds + time.perf_counter() - start,
+            best=best,
+            final=result.final or out_of_patience,
+            stopped=f"no better AP for {self.patience} epochs (--patience)" if out_of_patience else "",
         )
 
     def _is_best(self, metrics: Mapping[str, float], epoch: int) -> bool:
@@ -286,6 +321,27 @@ class Trainer:
             self.progress.best_epoch = epoch
             return True
         return False
+
+
+def _checked(terms: LossTerms) -> LossTerms:
+    """What a loss returned, which may be anybody's, if it is what losses return.
+
+    Raises:
+        UserError: saying what it is instead.
+    """
+    if not isinstance(terms, LossTerms):
+        found = f"a {type(terms).__name__}"
+    elif not isinstance(terms.parts, Mapping):
+        found = f"parts that are a {type(terms.parts).__name__}"
+    else:
+        found = ", ".join(
+            f"{name} {f'of shape {tuple(value.shape)}' if isinstance(value, Tensor) else f'a {type(value).__name__}'}"
+            for name, value in {"total": terms.total, **terms.parts}.items()
+            if not isinstance(value, Tensor) or value.ndim
+        )
+    if found:
+        raise UserError(f"loss: expected LossTerms(total, parts by name) of tensors without dimensions, found {found}")
+    return terms
 
 
 def _finite(terms: LossTerms, iteration: int) -> dict[str, float]:

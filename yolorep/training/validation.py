@@ -50,7 +50,7 @@ def validate(
             sums[term] = sums.get(term, torch.zeros_like(value)) + value * len(batch.indices)
 
     backend = TorchBackend(model, device=device, observe=maps.append)
-    found = evaluate(backend, dataset, batch_size=batch_size, workers=workers, observe=judge)
+    found = evaluate(backend, dataset, batch_size=batch_size, workers=workers, pictures=False, observe=judge)
     images = max(len(dataset.annotations), 1)
     return Scores(found.metrics, {term: total.item() / images for term, total in sums.items()})
 

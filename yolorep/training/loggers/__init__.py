@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from importlib import import_module
 
 from yolorep.errors import UserError, suggest
@@ -71,8 +72,9 @@ class Logs(Callback):
 
     def on_close(self, trainer: Trainer) -> None:
         """Close the loggers."""
-        for logger in self.loggers:
-            logger.close()
+        with ExitStack() as closing:  # every one, even if one fails
+            for logger in reversed(self.loggers):
+                closing.callback(logger.close)
 
 
 def result_row(result: EpochResult) -> dict[str, float]:
