@@ -12,7 +12,6 @@ import pytest
 from tests.media.files import make_image, probe_video, write_image
 from yolorep.detections import Detections
 from yolorep.errors import UserError
-from yolorep.media import sinks
 from yolorep.media.frames import Frame
 from yolorep.media.sinks import (
     CropSink,
@@ -166,7 +165,15 @@ def test_video_sink_that_cannot_open(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_video_sink_notices_missing_frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sinks, "_count_frames", lambda path: 1)
+    write = cv2.VideoWriter.write
+    frames: list[np.ndarray] = []
+
+    def once(self: cv2.VideoWriter, image: np.ndarray) -> None:  # OpenCV says nothing when the disk is full
+        frames.append(image)
+        if len(frames) == 1:
+            write(self, image)
+
+    monkeypatch.setattr(cv2.VideoWriter, "write", once)
     with (
         pytest.raises(UserError, match="1 of 2 frames could be written; is the disk full"),
         VideoSink(tmp_path, OutputNames()) as sink,
@@ -273,7 +280,7 @@ def test_folder_that_is_a_file(tmp_path: Path) -> None:
 
 
 def test_view_without_display(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sinks.sys, "platform", "linux")
+    monkeypatch.setattr("sys.platform", "linux")
     monkeypatch.delenv("DISPLAY", raising=False)
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
     with pytest.raises(UserError, match=r"--view-img: no window can be opened \(there is no display"):
@@ -281,7 +288,7 @@ def test_view_without_display(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_view_with_unreachable_display(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sinks.sys, "platform", "linux")
+    monkeypatch.setattr("sys.platform", "linux")
     monkeypatch.setenv("DISPLAY", "127.0.0.1:4711")
     with pytest.raises(UserError, match="the display cannot be reached"):
         ViewSink()
@@ -297,14 +304,16 @@ def test_view_with_an_opencv_without_windows(tmp_path: Path, monkeypatch: pytest
 
 
 @pytest.mark.parametrize(("key", "quits"), [("q", True), ("\x1b", True), (" ", False)])
-def test_view(monkeypatch: pytest.MonkeyPatch, key: str, quits: bool) -> None:
+def test_view(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, quits: bool) -> None:
     shown: list[np.ndarray] = []
-    monkeypatch.setattr(sinks, "window_problem", lambda: None)
-    monkeypatch.setattr(sinks.cv2, "imshow", lambda title, image: shown.append(image))
+    (tmp_path / "cv2.py").write_text("def namedWindow(name): pass")  # what another process tries first
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("DISPLAY", ":0")
+    monkeypatch.setattr("cv2.imshow", lambda title, image: shown.append(image))
     keys = iter([-1, -1, ord(key)])
-    monkeypatch.setattr(sinks.cv2, "waitKey", lambda delay: next(keys))
-    monkeypatch.setattr(sinks.cv2, "getWindowProperty", lambda title, prop: 1.0)
-    monkeypatch.setattr(sinks.cv2, "destroyAllWindows", lambda: shown.append(np.zeros(1)))
+    monkeypatch.setattr("cv2.waitKey", lambda delay: next(keys))
+    monkeypatch.setattr("cv2.getWindowProperty", lambda title, prop: 1.0)
+    monkeypatch.setattr("cv2.destroyAllWindows", lambda: shown.append(np.zeros(1)))
     sink = ViewSink()
     with sink:
         sink.write(still(), FOUND, make_image())
