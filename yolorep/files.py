@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,6 +41,43 @@ def atomic_write(path: Path) -> Iterator[Path]:
         raise OSError(error.errno, f"could not be written ({error.strerror or error})", str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yields an empty temporary folder beside ``path``; on success it is fsynced and takes the place of ``path``.
+
+    On any exception it is removed and an older ``path`` stays as it was.
+
+    Raises:
+        UserError: if the folder around it cannot be written.
+        OSError: naming ``path``, if writing fails.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}); choose a writable folder") from error
+    new, old = work / path.name, work / "old"
+    try:
+        new.mkdir()
+        yield new
+        for file in new.rglob("*"):
+            if file.is_file():
+                with file.open("rb") as written:
+                    os.fsync(written.fileno())
+        if path.exists():
+            path.rename(old)
+        try:
+            new.rename(path)
+        except OSError:
+            if old.exists():
+                old.rename(path)
+            raise
+    except OSError as error:
+        raise OSError(error.errno, f"could not be written ({error.strerror or error})", str(path)) from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:

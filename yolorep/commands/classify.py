@@ -15,7 +15,7 @@ from torchvision.transforms import InterpolationMode
 
 from yolorep.device import select_device
 from yolorep.errors import UserError
-from yolorep.formats import formats_by_suffix
+from yolorep.formats import format_of
 from yolorep.media.frames import Frame, Unreadable
 from yolorep.media.sources import open_source
 from yolorep.models.classifier import Classifier
@@ -99,7 +99,7 @@ def load_classifier(weights: str) -> Classifier:
     """
     if not weights:
         raise UserError("--weights: missing; expected a classifier's checkpoint or a published backbone file")
-    if Path(weights).suffix.lower() in formats_by_suffix():
+    if format_of(Path(weights)) is not None:
         raise UserError(f"{weights}: expected a classifier, found an exported detector; it runs with 'yolorep detect'")
     network = load_checkpoint(weights).build() if is_checkpoint(weights) else _published_or_yolov5(weights)
     if not isinstance(network, Classifier):

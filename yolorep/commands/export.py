@@ -10,7 +10,7 @@ from pathlib import Path
 from yolorep.console import say
 from yolorep.device import select_device
 from yolorep.errors import UserError, suggest
-from yolorep.formats import FORMATS, formats_by_suffix, load_format
+from yolorep.formats import FORMATS, format_of, load_format
 from yolorep.formats.base import Format
 from yolorep.formats.metadata import Metadata
 from yolorep.formats.samples import sample_batches
@@ -45,7 +45,7 @@ def run(options: ExportOptions) -> list[Path]:
     if not options.weights:
         raise UserError("--weights: missing; expected a checkpoint (.pt)")
     weights = Path(options.weights)
-    if weights.suffix in formats_by_suffix():
+    if format_of(weights) is not None:
         raise UserError(f"{weights}: expected a checkpoint (.pt) to export, found an exported file")
     model = load_model(weights).for_inference(nms_free=options.nms_free)
     size = choose_size(options.imgsz, geometry=model.geometry, stride=model.max_stride, source=options.weights)
@@ -66,7 +66,7 @@ def run(options: ExportOptions) -> list[Path]:
     )
     files = []
     for made in formats:
-        target = weights.with_suffix(made.suffix)
+        target = weights.with_name(weights.stem + made.suffix)
         settings = {name: getattr(options, name) for name in made.settings}
         say(write_checked(fused, target, made=made, metadata=metadata, batches=batches, device=device, **settings))
         files.append(target)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -22,6 +23,11 @@ def load_format(name: str) -> Format:
     return made
 
 
-def formats_by_suffix() -> dict[str, Format]:
-    """Every format by the suffix of its files."""
-    return {made.suffix: made for made in map(load_format, FORMATS)}
+def suffixes() -> list[str]:
+    """How the files of every format end."""
+    return [load_format(name).suffix for name in FORMATS]
+
+
+def format_of(path: Path) -> Format | None:
+    """The format whose files end as this one does; None if there is none."""
+    return next((made for made in map(load_format, FORMATS) if path.name.lower().endswith(made.suffix)), None)

@@ -147,13 +147,15 @@ class Format(ABC):
     """A deployment format.
 
     Attributes:
-        suffix: of its files, with the dot.
+        suffix: how the names of its files end: ``.onnx``, or ``_model`` for a folder ``best_model``.
+        folder: what is written is a folder of several files.
         requires: packages that must be importable to write it.
         extra: of yolorep, which installs them.
         settings: options of the export command that :meth:`write` takes as keywords.
     """
 
     suffix: ClassVar[str]
+    folder: ClassVar[bool] = False
     requires: ClassVar[tuple[str, ...]] = ()
     extra: ClassVar[str] = "export"
     settings: ClassVar[tuple[str, ...]] = ()
@@ -164,7 +166,7 @@ class Format(ABC):
 
         Args:
             network: in eval mode, on the CPU.
-            path: the file to write.
+            path: the file to write, or an empty folder to fill.
             example: float images of the static shape; of any shape with batch, height and width all different from
                 each other and from 1 where ``metadata`` says that the file is dynamic.
             metadata: stored in the file.

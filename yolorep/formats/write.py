@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from yolorep.errors import ExportError, UserError
-from yolorep.files import atomic_write
+from yolorep.files import atomic_folder, atomic_write
 from yolorep.formats.base import Deployed, Format
 from yolorep.formats.metadata import Metadata
 from yolorep.formats.pytorch import TorchBackend
@@ -61,7 +61,7 @@ def write_checked(
     else:
         example = torch.zeros(metadata.batch_size, 3, *metadata.image_size)
         form = f"input {'x'.join(map(str, example.shape))}"
-    with atomic_write(target) as temporary:
+    with (atomic_folder if made.folder else atomic_write)(target) as temporary:
         try:
             made.write(Deployed(fused).eval(), temporary, example=example, metadata=metadata, **settings)
         except OSError as error:
@@ -73,7 +73,8 @@ def write_checked(
             comparison.require_equal()
         except (UserError, ExportError) as error:
             raise ExportError(f"{target}: not written: {str(error).replace(str(temporary), 'the file')}") from error
-        size = temporary.stat().st_size
+        files = temporary.rglob("*") if made.folder else [temporary]
+        size = sum(file.stat().st_size for file in files)
     if metadata.nms_free:
         form += ", needs no NMS"
     return f"{target}: {size / 1e6:.1f} MB, {form}; {comparison}"

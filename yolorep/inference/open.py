@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from yolorep.errors import UserError, suggest
-from yolorep.formats import formats_by_suffix
+from yolorep.formats import format_of, suffixes
 from yolorep.formats.base import Backend
 from yolorep.formats.pytorch import TorchBackend
 from yolorep.models.classifier import Classifier
@@ -57,23 +57,23 @@ def load_backend(
     """
     path = Path(weights)
     device = device or torch.device("cpu")
-    formats, suffix = formats_by_suffix(), path.suffix.lower()
-    endings = ", ".join((".pt", *formats))
+    endings = [".pt", *suffixes()]
     if not str(weights):
-        raise UserError(f"--weights: missing; expected a file ending in {endings}")
-    if suffix not in (".pt", *formats):
+        raise UserError(f"--weights: missing; expected a file ending in {', '.join(endings)}")
+    made = format_of(path)
+    if made is None and path.suffix.lower() != ".pt":
         raise UserError(
-            f"{path}: expected weights ending in {endings}, found {path.suffix or 'no ending'!r}"
-            f"{suggest(path.suffix, ('.pt', *formats))}"
+            f"{path}: expected weights ending in {', '.join(endings)}, found {path.suffix or 'no ending'!r}"
+            f"{suggest(path.suffix, endings)}"
         )
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; expected weights ({endings})")
-    if suffix == ".pt":
+    if not path.exists():
+        raise UserError(f"{path}: no such file; expected weights ({', '.join(endings)})")
+    if made is None:
         model = load_model(path).for_inference(nms_free=nms_free)
         return TorchBackend(fuse(model, image_size=None)[0] if fused else model, device=device, half=half)
     if half:
         raise UserError(f"--half: {path} computes in the precision it was exported in; leave --half out")
-    exported = formats[suffix].open(path, device=device)
+    exported = made.open(path, device=device)
     if nms_free and not exported.nms_free:
         raise UserError(f"--nms-free: expected a file exported with --nms-free, found {path}, which needs NMS")
     return exported
