@@ -134,6 +134,7 @@ def test_from_training_to_files(work: Path) -> None:
     assert evaluation.metrics == result.metrics
     assert evaluation.folder == work / "val" / "exp" and (evaluation.folder / "metrics.json").is_file()
     assert len(evaluation.detections) == 3 and "3 images" in repr(evaluation)
+    assert all(found.names == ("blue", "green") and found.image_size == (64, 64) for found in evaluation.detections)
     (file,) = yolorep.export(weights=result.best, include=("torchscript",))
     folder = yolorep.detect(weights=file, source=work / "images" / "val", project=work / "out", save_csv=True)
     assert folder and (folder / "predictions.csv").is_file()

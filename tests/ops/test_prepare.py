@@ -6,7 +6,8 @@ import torch
 
 from yolorep.ops.decode import Decoded
 from yolorep.ops.letterbox import LetterBox
-from yolorep.ops.prepare import letterboxed, to_detections, to_tensor, write_rgb
+from yolorep.ops.nms import nms
+from yolorep.ops.prepare import letterboxed, to_tensor, undo_letterboxes, write_rgb
 
 RNG = np.random.default_rng(0)
 
@@ -40,6 +41,7 @@ def test_a_box_found_in_the_network_input_lies_where_it_was_drawn(size: tuple[in
     ys, xs = (batch[0].amin(0) > 180).nonzero(as_tuple=True)
     seen = torch.tensor([[[xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]]], dtype=torch.float32)
     decoded = Decoded(seen, torch.tensor([[[0.9, 0.1]]]))
-    (found,) = to_detections(decoded, [box], confidence=0.5, iou=0.5, max_detections=10)
-    assert found.class_id.tolist() == [0]
+    kept = nms(decoded, confidence=0.5, iou=0.5, max_detections=10)
+    (found,) = undo_letterboxes(kept, [box], names=("white", "black"))
+    assert found.class_id.tolist() == [0] and found[0].class_name == "white" and found.image_size == size
     np.testing.assert_allclose(found.xyxy[0], (x1, y1, x2, y2), atol=1.5 * max(size) / 256)

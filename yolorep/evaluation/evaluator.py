@@ -17,8 +17,8 @@ from yolorep.detections import Detections
 from yolorep.evaluation.confusion import ConfidenceCurves, confidence_curves
 from yolorep.evaluation.metrics import CocoMetric, CocoResult
 from yolorep.formats.base import Backend
-from yolorep.ops.nms import load_nms
-from yolorep.ops.prepare import to_detections
+from yolorep.ops.nms import load_nms, nms
+from yolorep.ops.prepare import undo_letterboxes
 
 
 @dataclass(frozen=True, repr=False)
@@ -117,26 +117,26 @@ def evaluate(
         inferred = time.perf_counter()
         if single_class:
             decoded = decoded._replace(scores=decoded.scores.amax(dim=2, keepdim=True))
-        kept = to_detections(
+        kept = nms(
             decoded,
-            batch.letterboxes,
             confidence=confidence,
             iou=None if backend.nms_free else iou,
             max_detections=max_detections,
             multi_label=True,
         )
+        placed = undo_letterboxes(kept, batch.letterboxes, names=annotations.names)
         done = time.perf_counter()
-        for index, detections in zip(batch.indices, kept, strict=True):
+        for index, detections in zip(batch.indices, placed, strict=True):
             found[index] = detections
         if pictures:
-            shown = to_detections(
+            shown = nms(
                 decoded,
-                batch.letterboxes,
                 confidence=CONFIDENCE,
                 iou=None if backend.nms_free else IOU,
                 max_detections=MAX_DETECTIONS,
             )
-            for index, detections in zip(batch.indices, shown, strict=True):
+            placed = undo_letterboxes(shown, batch.letterboxes, names=annotations.names)
+            for index, detections in zip(batch.indices, placed, strict=True):
                 detected[index] = detections
         seconds["preprocess"] += waited - mark
         seconds["inference"] += inferred - waited

@@ -6,7 +6,7 @@ import os
 import time
 import warnings
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -27,8 +27,8 @@ from yolorep.inference.inputs import Array, Input, is_endless, is_single, open_i
 from yolorep.media.frames import Frame, Unreadable
 from yolorep.models.image_size import choose_size
 from yolorep.ops.letterbox import LetterBox, rect_shape
-from yolorep.ops.nms import load_nms
-from yolorep.ops.prepare import letterboxed, to_detections
+from yolorep.ops.nms import load_nms, nms
+from yolorep.ops.prepare import letterboxed, undo_letterboxes
 
 if TYPE_CHECKING:
     from yolorep.models.detector import Detector
@@ -264,18 +264,18 @@ class Predictor:
         prepared = time.perf_counter()
         decoded = self._backend(batch)
         inferred = time.perf_counter()
-        results = to_detections(
+        found = nms(
             decoded,
-            letterboxes,
             confidence=self._confidence,
             iou=None if self._backend.nms_free else self._iou,
             max_detections=self._max_detections,
             class_agnostic=self._agnostic_nms,
             classes=self._classes,
         )
+        results = undo_letterboxes(found, letterboxes, names=self.names)
         seconds = prepared - start, inferred - prepared, time.perf_counter() - inferred
         timing = Timing(*(part / len(images) for part in seconds))
-        return [(replace(detections, names=self.names), timing) for detections in results]
+        return [(detections, timing) for detections in results]
 
 
 def _hint(source: Input) -> str:

@@ -1,4 +1,4 @@
-"""From images to a network's input, and from its candidates back to the images: the only copy of either."""
+"""From images to a network's input, and from what it found back to the images: the only copy of either."""
 
 from __future__ import annotations
 
@@ -12,9 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from yolorep.detections import Detections
-from yolorep.ops.decode import Decoded
 from yolorep.ops.letterbox import LetterBox
-from yolorep.ops.nms import nms
 
 Image = NDArray[np.uint8]
 
@@ -42,37 +40,20 @@ def letterboxed(images: Sequence[Image], letterboxes: Sequence[LetterBox]) -> Te
     return to_tensor([box.apply(image) for image, box in zip(images, letterboxes, strict=True)])
 
 
-def to_detections(
-    decoded: Decoded,
-    letterboxes: Sequence[LetterBox],
-    *,
-    confidence: float,
-    iou: float | None,
-    max_detections: int,
-    multi_label: bool = False,
-    class_agnostic: bool = False,
-    classes: Sequence[int] | None = None,
+def undo_letterboxes(
+    found: Sequence[Detections], letterboxes: Sequence[LetterBox], *, names: tuple[str, ...]
 ) -> list[Detections]:
-    """Keeps the best boxes of each image, by :func:`yolorep.ops.nms.nms`, and maps them back to its pixels.
+    """Maps what was found in a batch back to the images.
 
     Args:
-        decoded: candidates of a batch, boxes in pixels of the network input.
+        found: of each image, boxes in pixels of the network input.
         letterboxes: how each image of the batch was placed.
-        confidence, iou, max_detections, multi_label, class_agnostic, classes: as NMS takes them.
+        names: class names.
 
     Returns:
-        One Detections an image, best first, in pixels of the image and with its size.
+        The same in pixels of the image, with its size and the names.
     """
-    found = nms(
-        decoded,
-        confidence=confidence,
-        iou=iou,
-        max_detections=max_detections,
-        multi_label=multi_label,
-        class_agnostic=class_agnostic,
-        classes=classes,
-    )
     return [
-        replace(detections, xyxy=box.undo(detections.xyxy), image_size=box.source)
+        replace(detections, xyxy=box.undo(detections.xyxy), names=names, image_size=box.source)
         for detections, box in zip(found, letterboxes, strict=True)
     ]
