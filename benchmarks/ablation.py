@@ -27,8 +27,9 @@ from peers.ours import Yolorep
 from peers.process import ProgramFailed
 from peers.report import DASH, spread
 from peers.runs import SCORED, load_splits, train_and_score
-from peers.store import Key, Record, Store, canonical
+from peers.store import Key, Record, Store
 
+from yolorep.config import lasting_name
 from yolorep.errors import UserError, suggest
 from yolorep.files import write_text
 from yolorep.models.parser import load_config
@@ -93,7 +94,7 @@ def ablate(args: argparse.Namespace) -> int:
         if name not in CHANGES:
             raise UserError(f"--only: expected a change, found {name!r}{suggest(name, CHANGES)}")
     output = args.output.resolve()
-    data = canonical(args.data, "data")
+    data = lasting_name(args.data, "data")
     store = Store(output / "results")
     sitting = now()
     splits = load_splits(data)

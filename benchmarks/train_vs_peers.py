@@ -32,10 +32,11 @@ from peers.process import ProgramFailed
 from peers.program import Program
 from peers.report import class_table, make_rows, markdown_table
 from peers.runs import load_splits, train_and_score
-from peers.store import Key, Record, Store, canonical, complete_sitting, network_label
+from peers.store import Key, Record, Store, complete_sitting, network_label
 from peers.theirs import Ultralytics
 from peers.view import copy_data
 
+from yolorep.config import lasting_name
 from yolorep.data.annotations import Annotations
 from yolorep.errors import UserError
 from yolorep.files import write_text
@@ -78,7 +79,7 @@ class Benchmark:
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
         self.output: Path = args.output.resolve()
-        self.data = canonical(args.data, "data")
+        self.data = lasting_name(args.data, "data")
         self.store = Store(self.output / "results")
         self.sitting = now()
         self.splits: dict[str, Annotations] = {}
@@ -91,7 +92,7 @@ class Benchmark:
         self.models = [
             ("ultralytics", str(Path(model).resolve()) if Path(model).is_file() else model) for model in args.models
         ]
-        self.models += [("yolorep", canonical(model, "model")) for model in args.ours]
+        self.models += [("yolorep", lasting_name(model, "model")) for model in args.ours]
         if not self.models:
             raise UserError("--ours, --models: expected at least one model, found none")
         if args.only != "report":
@@ -216,7 +217,7 @@ class Benchmark:
 
     def _key(self, program: str, model: str, seed: int) -> Key:
         args = self.args
-        hyp = canonical(args.hyp, "hyp") if args.hyp and program == "yolorep" else ""
+        hyp = lasting_name(args.hyp, "hyp") if args.hyp and program == "yolorep" else ""
         return Key(
             program=program,
             model=model,

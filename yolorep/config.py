@@ -18,6 +18,8 @@ from yolorep.options import Options
 
 Model = TypeVar("Model", bound=BaseModel)
 Kind = Literal["model", "data", "hyp"]
+#: Where the packaged files of a kind are.
+_FOLDERS: dict[Kind, str] = {"model": "cfg", "data": "data", "hyp": "cfg/hyp"}
 
 
 def cache_dir() -> Path:
@@ -64,10 +66,20 @@ def find_config(name: str | Path, kind: Kind) -> Path:
     raise UserError(f"{name}: no such file; tried {' and '.join(map(str, tried))}{hint}")
 
 
+def lasting_name(name: str, kind: Kind) -> str:
+    """A configuration as it is found from anywhere: a packaged one by its name, any other by its whole path.
+
+    Raises:
+        UserError: if there is no such file.
+    """
+    path, resources = find_config(name, kind).resolve(), resources_dir().resolve()
+    return path.relative_to(resources).as_posix() if path.is_relative_to(resources / _FOLDERS[kind]) else str(path)
+
+
 def _packaged(kind: Kind) -> list[str]:
     """The packaged files of a kind, relative to the resources; parts of models are none."""
     resources = resources_dir()
-    folder = resources / {"model": "cfg", "data": "data", "hyp": "cfg/hyp"}[kind]
+    folder = resources / _FOLDERS[kind]
     files = (path for path in folder.rglob("*.yaml") if not {"parts", "hyp"} & set(path.relative_to(folder).parts))
     return sorted(path.relative_to(resources).as_posix() for path in files)
 

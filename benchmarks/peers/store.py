@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from yolorep.config import Kind, find_config, resources_dir
 from yolorep.errors import UserError
 from yolorep.files import write_text
 
@@ -54,20 +53,6 @@ class Key:
         digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:8]
         model = f"{Path(self.model).parent.name}-{Path(self.model).stem}".lstrip("-")
         return f"{model}_{Path(self.data).stem}_{self.imgsz}px_e{self.epochs}_s{self.seed}_{digest}"
-
-
-def canonical(name: str, kind: Kind) -> str:
-    """A configuration's lasting name: of a packaged one its own, of any other its absolute path.
-
-    Raises:
-        UserError: if there is no such file.
-    """
-    path: Path = find_config(name, kind).resolve()
-    resources: Path = resources_dir().resolve()
-    for folder in ("cfg", "data"):
-        if path.is_relative_to(resources / folder):
-            return path.relative_to(resources).as_posix()
-    return str(path)
 
 
 def network_label(model: str) -> str:

@@ -13,11 +13,11 @@ import yaml
 from torch import nn
 
 from tests.training.toy_run import MODEL, StopAfter, files, options, same_weights, train
-from yolorep.config import resources_dir
+from yolorep.config import lasting_name, resources_dir
 from yolorep.errors import UserError, YolorepError
 from yolorep.models.detector import build_model
 from yolorep.nn.reparam import fuse
-from yolorep.training.inputs import lasting_name, new_run, read_options
+from yolorep.training.inputs import new_run, read_options
 from yolorep.training.loggers.table import read_results
 from yolorep.training.recipe import load_hyp
 from yolorep.training.trainer import Callback, Scores, Trainer
@@ -127,9 +127,9 @@ def test_where_the_data_is_stays_known(work: Path, monkeypatch: pytest.MonkeyPat
     assert new_run(options(work, data="data.yaml")).options.data == str(work / "data.yaml")
     packaged = resources_dir() / "data" / "shapes.yaml"
     for name in (str(packaged), os.path.relpath(packaged), "shapes"):
-        assert lasting_name(name) == "data/shapes.yaml"
+        assert lasting_name(name, "data") == "data/shapes.yaml"
     beside = resources_dir() / "cfg" / "yolov5" / "n.yaml"
-    assert lasting_name(str(beside)) == str(beside)
+    assert lasting_name(str(beside), "data") == str(beside)
 
 
 def test_flags(work: Path) -> None:

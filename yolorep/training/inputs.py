@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import yaml
 
-from yolorep.config import Hyp, check_options, find_config, load_yaml, resources_dir
+from yolorep.config import Hyp, check_options, lasting_name, load_yaml
 from yolorep.console import say
 from yolorep.data.catalog import load_data_config
 from yolorep.data.dataset import Dataset, DetectionDataset
@@ -92,7 +92,7 @@ def new_run(
         check_loss(loss)
         check_beside_loss(options)
     if dataset is None:
-        options = replace(options, data=lasting_name(options.data))
+        options = replace(options, data=lasting_name(options.data, "data"))
     else:
         check_pair(dataset)
         check_beside_data(options, image_size=dataset[0].image_size)
@@ -274,12 +274,6 @@ def _check_again(name: str, *, given: bool, before: bool, last: Path) -> None:
         )
     if given and not before:
         raise UserError(f"{last}: expected no {name}=, as the run was started without one; leave it out")
-
-
-def lasting_name(name: str) -> str:
-    """A data YAML as it is found from anywhere: packaged ones by their name, others by their whole path."""
-    data, resources = find_config(name, "data").resolve(), resources_dir().resolve()
-    return data.relative_to(resources).as_posix() if data.is_relative_to(resources / "data") else str(data)
 
 
 def _fit_head(model: Detector, dataset: Dataset, hyp: Hyp, options: TrainOptions) -> None:
