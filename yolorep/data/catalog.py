@@ -12,7 +12,7 @@ from yolorep.config import find_config, load_yaml, resources_dir
 from yolorep.console import say
 from yolorep.data.download import Download, download_all, parse_downloads
 from yolorep.data.readers import READERS
-from yolorep.data.readers.base import NotThere, Places, Reader
+from yolorep.data.readers.base import NamingReader, NotThere, Places, Reader
 from yolorep.data.shapes import ShapesOptions, parse_shapes, render_shapes
 from yolorep.errors import UserError, suggest
 
@@ -107,7 +107,7 @@ def load_data_config(name: str | Path, *, download: bool = False, readers: Seque
         downloads = parse_downloads(content["download"], faults)
     if not given:
         faults.append("expected at least one of train, val, test")
-    if names is None and not any(reader.knows_names for reader in splits.values()):
+    if names is None and not any(isinstance(reader, NamingReader) for reader in splits.values()):
         faults.append("names: missing (a list of class names)")
     if faults:
         raise UserError(f"{source}: {'; '.join(faults)}")
@@ -193,9 +193,9 @@ def _download_root(source: Path, roots: tuple[Path, ...]) -> Path:
 def _names_of_files(source: Path, splits: dict[str, Reader], roots: tuple[Path, ...]) -> tuple[str, ...]:
     missing: list[NotThere] = []
     for split in ("val", "test", "train"):  # val first: its file is usually the smaller one
-        if split in splits and splits[split].knows_names:
+        if isinstance(reader := splits.get(split), NamingReader):
             try:
-                return splits[split].names(Places(roots, f"{source}: {split}"))
+                return reader.names(Places(roots, f"{source}: {split}"))
             except NotThere as error:
                 missing.append(error)
     raise missing[0]

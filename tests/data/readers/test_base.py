@@ -14,17 +14,16 @@ from tests.data.toy import SIZES, smooth_image, write_yaml, write_yolo
 from yolorep.data.annotations import Annotations, Truth
 from yolorep.data.catalog import load_data_config
 from yolorep.data.readers import READERS
-from yolorep.data.readers.base import Places, Reader, list_images
+from yolorep.data.readers.base import NamingReader, Places, Reader, list_images
 from yolorep.data.readers.probe import probe_images
 from yolorep.data.scan import load_annotations
 from yolorep.errors import UserError
 
 
 @dataclass(frozen=True)
-class VocReader(Reader):
+class VocReader(NamingReader):
     form = "{images: DIR, xml: DIR}"
     keys = ("images", "xml")
-    knows_names = True
 
     def images(self, places: Places) -> list[str]:
         return list_images(self.paths[:1], places)

@@ -58,13 +58,11 @@ class Reader(ABC):
     Attributes:
         form: what an entry looks like, for the error about one that looks otherwise.
         keys: an entry is a mapping of these to paths. YOLO text has none: its entry is a path or a list of paths.
-        knows_names: whether the files name the classes themselves, so that the YAML may leave ``names`` out.
         paths: as written in the YAML, in the order of ``keys``.
     """
 
     form: ClassVar[str]
     keys: ClassVar[tuple[str, ...]]
-    knows_names: ClassVar[bool] = False
 
     paths: tuple[str, ...]
 
@@ -90,14 +88,18 @@ class Reader(ABC):
             UserError: if there is no usable image or a label is wrong, naming the file and where in it.
         """
 
+
+class NamingReader(Reader):
+    """A format whose files name the classes themselves, so that the data YAML may leave ``names`` out."""
+
+    @abstractmethod
     def names(self, places: Places) -> tuple[str, ...]:
-        """Class names as the files give them; asked for only if ``knows_names``.
+        """Class names as the files give them.
 
         Raises:
             NotThere: if the files are not there.
             UserError: if they do not give them.
         """
-        raise NotImplementedError
 
 
 def list_images(paths: Sequence[str], places: Places) -> list[str]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from yolorep.console import say
 from yolorep.data.annotations import Annotations, Truth
 from yolorep.data.cache import cache_file, load_arrays, pack_json, save_arrays, unpack_json
-from yolorep.data.readers.base import Places, Reader, list_images
+from yolorep.data.readers.base import NamingReader, Places, list_images
 from yolorep.data.readers.probe import probe_images
 from yolorep.errors import UserError
 
@@ -26,12 +26,11 @@ _SHOWN = 5
 
 
 @dataclass(frozen=True)
-class CocoReader(Reader):
+class CocoReader(NamingReader):
     """A folder of images and a JSON file of their objects."""
 
     form = "{images: DIR, annotations: FILE.json}"
     keys = ("images", "annotations")
-    knows_names = True
 
     def images(self, places: Places) -> list[str]:
         """Every image of the folder, whether the JSON has it or not."""
