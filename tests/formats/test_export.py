@@ -123,14 +123,7 @@ def tamper_nan(head):
 
 def write_tampered(target, made, change):
     fused, _ = fuse(tiny_model())
-    metadata = Metadata(
-        names=NAMES,
-        stride=fused.max_stride,
-        strides=fused.strides,
-        image_size=(SIZE, SIZE),
-        batch_size=1,
-        version="test",
-    )
+    metadata = Metadata.of(fused, image_size=(SIZE, SIZE), batch_size=1)
     batches = sample_batches([(1, SIZE, SIZE)])
     return write_checked(
         fused, target, made=Tampering(made, change), metadata=metadata, batches=batches, device=torch.device("cpu")

@@ -68,14 +68,7 @@ def test_every_shipped_detector_exports(name, tmp_path):
     settle(model, size)
     fused, _ = fuse(model)
     assert not any(isinstance(module, nn.BatchNorm2d) for module in fused.modules())
-    metadata = Metadata(
-        names=model.names,
-        stride=model.max_stride,
-        strides=model.strides,
-        image_size=(size, size),
-        batch_size=1,
-        version="test",
-    )
+    metadata = Metadata.of(model, image_size=(size, size), batch_size=1)
     batches = sample_batches([(1, size, size)])
     for made in map(load_format, FORMATS):
         path = tmp_path / f"model{made.suffix}"

@@ -362,14 +362,7 @@ def test_rows_export_at_any_size(value: dict[str, Any], made: Format, tmp_path: 
         for _ in range(3):  # BatchNorm statistics that fit
             model(torch.rand(2, 3, 64, 96))
     fused, _ = fuse(model.eval())
-    metadata = Metadata(
-        names=model.names,
-        stride=model.max_stride,
-        strides=model.strides,
-        image_size=None,
-        batch_size=None,
-        version="test",
-    )
+    metadata = Metadata.of(model)
     example, *others = sample_batches([(2, 64, 96), (1, 32, 64), (3, 96, 64)])
     path = tmp_path / f"model{made.suffix}"
     made.write(Deployed(fused).eval(), path, example=example.float() / 255, metadata=metadata)

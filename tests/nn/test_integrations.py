@@ -324,14 +324,7 @@ def test_rows_export_at_any_size(exporter: Format, tmp_path: Path) -> None:
         for _ in range(3):  # BatchNorm statistics that fit
             model(torch.rand(2, 3, 64, 96))
     fused, _ = fuse(model.eval(), strict=True)
-    metadata = Metadata(
-        names=model.names,
-        stride=model.max_stride,
-        strides=model.strides,
-        image_size=None,
-        batch_size=None,
-        version="test",
-    )
+    metadata = Metadata.of(model)
     example, *others = sample_batches([(2, 64, 96), (1, 32, 32), (3, 96, 64)])
     path = tmp_path / f"model{exporter.suffix}"
     exporter.write(Deployed(fused).eval(), path, example=example.float() / 255, metadata=metadata)

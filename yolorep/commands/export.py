@@ -19,7 +19,6 @@ from yolorep.inference.open import load_model
 from yolorep.models.image_size import choose_size
 from yolorep.nn.reparam import fuse
 from yolorep.options import ExportOptions
-from yolorep.version import __version__
 
 #: What YOLOv5 offers and this program does not.
 ELSEWHERE = ("openvino", "engine", "coreml", "saved_model", "pb", "tflite", "edgetpu", "tfjs", "paddle")
@@ -53,16 +52,11 @@ def run(options: ExportOptions) -> list[Path]:
     say(f"{weights}: fused {len(report.records)} blocks, {report.params:,} -> {report.params_fused:,} parameters")
     shapes = input_shapes(size, stride=model.max_stride, batch_size=options.batch_size, dynamic=options.dynamic)
     batches = sample_batches(shapes, data=options.data)
-    metadata = Metadata(
-        names=fused.names,
-        stride=fused.max_stride,
-        strides=fused.strides,
+    metadata = Metadata.of(
+        fused,
         image_size=None if options.dynamic else (size, size),
         batch_size=None if options.dynamic else options.batch_size,
-        version=__version__,
-        nms_free=fused.nms_free,
         fuse=report.to_dict(),
-        geometry=model.geometry,
     )
     files = []
     for made in formats:

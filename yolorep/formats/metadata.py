@@ -6,10 +6,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from yolorep.errors import UserError
 from yolorep.ops.letterbox import BORDER, Geometry
+from yolorep.version import __version__
+
+if TYPE_CHECKING:
+    from yolorep.models.detector import Detector
 
 #: How an image becomes the file's input, for programs that know nothing of yolorep.
 PREPROCESSING = {
@@ -46,6 +50,35 @@ class Metadata:
     nms_free: bool = False
     fuse: Mapping[str, Any] = field(default_factory=dict)
     geometry: Geometry = field(default_factory=Geometry)
+
+    @classmethod
+    def of(
+        cls,
+        model: Detector,
+        *,
+        image_size: tuple[int, int] | None = None,
+        batch_size: int | None = None,
+        fuse: Mapping[str, Any] | None = None,
+    ) -> Metadata:
+        """What a file of this model says, written by this version.
+
+        Args:
+            model: what is written.
+            image_size: the only (height, width) in pixels the file takes; None if any.
+            batch_size: the only batch size it takes; None if any.
+            fuse: the report of the fuse.
+        """
+        return cls(
+            names=model.names,
+            stride=model.max_stride,
+            strides=model.strides,
+            image_size=image_size,
+            batch_size=batch_size,
+            version=__version__,
+            nms_free=model.nms_free,
+            fuse=fuse or {},
+            geometry=model.geometry,
+        )
 
     def to_strings(self) -> dict[str, str]:
         """As key → JSON text, which every export format can carry."""
