@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from yolorep.console import progress
+from yolorep.console import progress, say
 from yolorep.errors import UserError, YolorepError
 from yolorep.losses.terms import LossTerms
 from yolorep.training.ema import ModelEma
@@ -196,8 +196,10 @@ class Trainer:
             for callback in self.callbacks:
                 callback.on_end(self)
         except BaseException:
-            with suppress(Exception):  # what went wrong first is what is to be told
+            try:
                 self._close()
+            except Exception as error:  # a callback's, whatever it is; the run ends with what went wrong first
+                say(f"while closing after an error: {type(error).__name__}: {error}")
             raise
         self._close()
 

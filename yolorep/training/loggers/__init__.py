@@ -35,16 +35,17 @@ def make_loggers(names: Sequence[str] | None) -> list[Logger]:
         UserError: if there is no such logger, or what it needs is not installed.
     """
     if names is None:
-        names = ["tensorboard"] if _importable(TensorBoard) else []
+        names = ["tensorboard"] if _load(TensorBoard) else []
     for name in names:
         if name not in LOGGERS:
             raise UserError(f"--log {name}: expected {', '.join(LOGGERS)}{suggest(name, LOGGERS)}")
-        if not _importable(LOGGERS[name]):
+        if not _load(LOGGERS[name]):
             raise UserError(f"--log {name}: {name} is not installed: pip install 'yolorep[{name}]'")
     return [LOGGERS[name]() for name in dict.fromkeys(["csv", *names])]
 
 
-def _importable(logger: type[Logger]) -> bool:
+def _load(logger: type[Logger]) -> bool:
+    """Imports what a logger needs, told not to call home; whether it is installed."""
     for variable, value in logger.environment.items():
         os.environ.setdefault(variable, value)
     try:
