@@ -1,4 +1,4 @@
-"""docs/python.md: every block is run, in order, in one namespace, as a reader would."""
+"""docs/python.md and README.md: every block is run, in order, in one namespace, as a reader would."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from yolorep.nn.registry import ROW_TYPES
 from yolorep.ops.letterbox import Geometry
 from yolorep.weights.checkpoint import save_checkpoint
 
-PAGE = resources_dir() / "docs" / "python.md"
+PAGE, README = resources_dir() / "docs" / "python.md", resources_dir() / "README.md"
 #: What the page asks for takes minutes; the calls are the same with less.
 SHORTER = {r"epochs=\d+": "epochs=1", r"imgsz=320": "imgsz=64, workers=0", r"image_size=320": "image_size=64"}
 
@@ -43,18 +43,31 @@ def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.slow
-def test_the_page_runs(reader: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
-    assert len(blocks) > 10
+def run(page: Path) -> int:
+    """Runs a page's blocks; returns how many there are."""
+    blocks = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
     scope: dict[str, Any] = {"__name__": "reader"}
     try:
         for block in blocks:
             for long, short in SHORTER.items():
                 block = re.sub(long, short, block)
-            exec(compile(block, str(PAGE), "exec", dont_inherit=True), scope)
+            exec(compile(block, str(page), "exec", dont_inherit=True), scope)
     finally:
         ROW_TYPES.pop("Twice", None)
+    return len(blocks)
+
+
+@pytest.mark.slow
+def test_the_readmes_block_runs(reader: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(README) == 1
+    assert (reader / "runs" / "train" / "exp" / "weights" / "best.onnx").is_file()
+    assert sorted(path.name for path in reader.glob("[0-9].jpg")) == [f"{index}.jpg" for index in range(5)]
+    assert "Detections(" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_page_runs(reader: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(PAGE) > 10
     out = capsys.readouterr().out
     assert re.search(r"^Detections\(\d+: ", out, re.MULTILINE)
     assert "frame 4, " in out
