@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import fields
 from pathlib import Path, PurePath
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_type_hints
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from yolorep.errors import UserError, suggest
 from yolorep.options import Options
+from yolorep.plain_yaml import LARGEST_FILE, YamlFault, parse_yaml
 
 Model = TypeVar("Model", bound=BaseModel)
 Kind = Literal["model", "data", "hyp"]
@@ -96,24 +96,23 @@ def _short_names(path: str) -> tuple[str, str]:
     return PurePath(path).stem, PurePath(path).parent.name + PurePath(path).stem
 
 
-def load_yaml(path: Path) -> Any:
-    """Reads a YAML file as plain data (no tags, no code).
+def load_yaml(path: Path, *, texts: Collection[str] = ()) -> Any:
+    """Reads a YAML file as plain data (no tags, no code), within the limits of :mod:`yolorep.plain_yaml`.
+
+    Args:
+        path: the file.
+        texts: keys of lists and mappings whose text counts as it is written, such as class names.
 
     Raises:
         UserError: if it cannot be read or is not YAML.
     """
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            return parse_yaml(file.read(LARGEST_FILE + 1), texts=texts)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: expected a YAML text file, found binary data") from error
-    except ValueError as error:  # a date that does not exist, say
-        raise UserError(f"{path}: expected YAML, found a value that is none ({error})") from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise UserError(f"{path}: expected YAML, found {getattr(error, 'problem', 'an error')}{where}") from error
+    except YamlFault as error:
+        raise UserError(f"{path}: {error}") from error
 
 
 def validate(schema: type[Model], value: Any, *, source: str | Path) -> Model:
@@ -131,12 +130,12 @@ def validate(schema: type[Model], value: Any, *, source: str | Path) -> Model:
         for fault in error.errors():
             key = ".".join(map(str, fault["loc"]))
             if fault["type"] == "extra_forbidden":
-                faults.append(f"{key}: unknown key{suggest(str(fault['loc'][-1]), schema.model_fields)}")
+                faults.append(f"{key:.40}: unknown key{suggest(str(fault['loc'][-1]), schema.model_fields)}")
             elif fault["type"] == "missing":
                 faults.append(f"{key}: missing")
             else:
                 message = fault["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-                faults.append(f"{key}: expected {message}, found {fault['input']!r}")
+                faults.append(f"{key}: expected {message}, found {fault['input']!r:.80}")
         raise UserError(f"{source}: {'; '.join(faults)}") from error
 
 
@@ -150,11 +149,11 @@ def check_options(options: type[Options], values: Mapping[str, Any], *, source: 
     types = get_type_hints(options)
     for key, value in values.items():
         if key not in known:
-            raise UserError(f"{source}: unknown option {key!r}{suggest(str(key), known)}")
+            raise UserError(f"{source}: unknown option {key!r:.40}{suggest(str(key), known)}")
         try:
             TypeAdapter(types[key]).validate_python(value, strict=True)
         except ValidationError:
-            raise UserError(f"{source}: {key}: expected {known[key].type}, found {value!r}") from None
+            raise UserError(f"{source}: {key}: expected {known[key].type}, found {value!r:.80}") from None
 
 
 Share = Annotated[float, Field(ge=0, le=1)]

@@ -32,11 +32,10 @@ class Places:
 
     def candidates(self, text: str) -> list[Path]:
         """Every path that an entry may mean, best first."""
-        places = [root / Path(text).expanduser() for root in self.roots]
-        if text.startswith("../"):
-            # Roboflow writes ../train/images for a folder beside the YAML.
-            places.append(self.roots[0] / text.removeprefix("../"))
-        return list(dict.fromkeys(Path(os.path.abspath(place)) for place in places))
+        places = [root / spelling for spelling in spellings(text) for root in self.roots]
+        # Roboflow writes ../train/images for a folder beside the YAML.
+        beside = [self.roots[0] / spelling[3:] for spelling in spellings(text) if spelling.startswith("../")]
+        return list(dict.fromkeys(Path(os.path.abspath(place)) for place in (*beside, *places)))
 
     def find(self, text: str) -> Path:
         """The first path that exists.
@@ -46,9 +45,15 @@ class Places:
         """
         tried = self.candidates(text)
         for path in tried:
-            if path.exists():
+            if os.path.exists(path):  # unlike Path.exists, also for names that no file can have
                 return path
         raise NotThere(f"{self.where}: {text} does not exist; tried {', '.join(map(str, tried))}")
+
+
+def spellings(text: str) -> list[str]:
+    """A path as it is written, ``~`` as the home folder, and with ``/`` for the backslashes of another system."""
+    paths = (text, text.replace("\\", "/"))
+    return list(dict.fromkeys(map(os.path.expanduser, paths)))
 
 
 @dataclass(frozen=True)
@@ -101,6 +106,10 @@ class NamingReader(Reader):
             UserError: if they do not give them.
         """
 
+    def doubtful_names(self, places: Places) -> frozenset[str]:
+        """Those of the names that are no classes, unless another split has objects of them."""
+        return frozenset()
+
 
 def list_images(paths: Sequence[str], places: Places) -> list[str]:
     """The image files of folders, sorted, and of text files that name one a line, each file once.
@@ -136,13 +145,14 @@ def _list_file(file: Path, places: Places) -> list[str]:
             f"{places.where}: expected a folder or a text file with one image a line, found {file} ({error})"
         ) from error
     roots = tuple(map(str, dict.fromkeys((file.parent, *places.roots, Path.cwd()))))
-    images = []
-    for line in filter(None, lines):
-        tried = [os.path.abspath(os.path.join(root, line)) for root in roots]
-        # One that is nowhere is kept: the scan reports it beside the unreadable ones.
-        images.append(next(filter(os.path.exists, tried), tried[0]))
+    tried = [
+        list(dict.fromkeys(os.path.abspath(os.path.join(root, path)) for path in spellings(line) for root in roots))
+        for line in filter(None, lines)
+    ]
+    # One that is nowhere is kept: the scan reports it beside the unreadable ones.
+    images = [next(filter(os.path.exists, paths), paths[0]) for paths in tried]
     if not any(map(os.path.exists, images)):
-        found = f"first line tried as {', '.join(dict.fromkeys(tried))}" if images else "the file is empty"
+        found = f"first line tried as {', '.join(tried[0])}" if images else "the file is empty"
         raise UserError(
             f"{places.where}: expected one image path a line in {file}, found no image that exists; {found}"
         )

@@ -18,7 +18,7 @@ from yolorep.data.cache import Arrays, cache_file, load_arrays, pack_json, save_
 from yolorep.errors import UserError
 from yolorep.images import ImageError, ImageReadError, probe_image
 
-#: Files named in the summary line.
+#: How many of them a line names.
 _SHOWN = 5
 
 Item = TypeVar("Item")
@@ -123,10 +123,14 @@ class ProbedImages:
     def _left_out(self) -> str:
         if not self.faults:
             return ""
-        shown = list(self.faults.items())[:_SHOWN]
-        named = [f"{Path(self.paths[index]).name} ({fault})" for index, fault in shown]
-        more = f" and {len(self.faults) - _SHOWN} more" if len(self.faults) > _SHOWN else ""
-        return f"{len(self.faults)} skipped: {', '.join(named)}{more}"
+        named = [f"{Path(self.paths[index]).name} ({fault})" for index, fault in self.faults.items()]
+        return f"{len(named)} skipped: {shorten(named)}; the first is {self.paths[next(iter(self.faults))]}"
+
+
+def shorten(texts: Sequence[str]) -> str:
+    """The first few of what is told in a line."""
+    more = f" and {len(texts) - _SHOWN} more" if len(texts) > _SHOWN else ""
+    return ", ".join(texts[:_SHOWN]) + more
 
 
 def probe_images(paths: list[str], where: str) -> ProbedImages:
