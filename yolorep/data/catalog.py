@@ -76,13 +76,16 @@ class DataConfig:
         return self.splits[split].images(places)
 
 
-def load_data_config(name: str | Path, *, download: bool = False, readers: Sequence[type[Reader]] = ()) -> DataConfig:
+def load_data_config(
+    name: str | Path, *, download: bool = False, readers: Sequence[type[Reader]] = (), quiet: bool = False
+) -> DataConfig:
     """Reads a data YAML.
 
     Args:
         name: file name, looked up in the working directory, then among the packaged files.
         download: fetch the data the YAML lists under ``download`` if a split is missing.
         readers: label formats of your own, beside those of ``READERS``.
+        quiet: do not tell again what is left out of the file.
 
     Raises:
         UserError: one line listing every fault of the file.
@@ -92,7 +95,7 @@ def load_data_config(name: str | Path, *, download: bool = False, readers: Seque
     if not isinstance(content, dict):
         raise UserError(f"{source}: expected a mapping with train, val and names, found {type(content).__name__}")
     faults: list[str] = []
-    _tell_unknown_keys(source, [str(key) for key in content if key not in _KEYS], faults)
+    unused = _unused_keys([str(key) for key in content if key not in _KEYS], faults)
     names = _parse_names(content.get("names"), content.get("nc"), faults)
     given = {split: content[split] for split in SPLITS if content.get(split) is not None}
     splits = {
@@ -110,7 +113,7 @@ def load_data_config(name: str | Path, *, download: bool = False, readers: Seque
         faults.append("path: expected none beside generate, which draws into the cache directory")
     downloads: list[Download] = []
     if isinstance(content.get("download"), str):
-        say(f"{source}: the download script is ignored; only lists of url, sha256 and to are used")
+        unused.append("download, a script (only lists of url, sha256 and to are used; the script is ignored)")
     elif content.get("download") is not None:
         downloads = parse_downloads(content["download"], faults)
     if not given:
@@ -119,6 +122,8 @@ def load_data_config(name: str | Path, *, download: bool = False, readers: Seque
         faults.append("names: missing (a list of class names)")
     if faults:
         raise UserError(f"{source}: {'; '.join(faults)}")
+    if unused and not quiet:
+        say(f"{source}: not used: {', '.join(unused)}")
 
     roots = _roots(source, root)
     if downloads and not _complete(splits, roots):
@@ -136,17 +141,17 @@ def load_data_config(name: str | Path, *, download: bool = False, readers: Seque
     return DataConfig(source=source, names=names, roots=roots, splits=splits, shapes=shapes)
 
 
-def _tell_unknown_keys(source: Path, keys: Sequence[str], faults: list[str]) -> None:
-    """Keys of other tools are told in one line and left out; what is nearly a key of ours is a fault."""
+def _unused_keys(keys: Sequence[str], faults: list[str]) -> list[str]:
+    """Keys that are left out, such as those of other tools; what is nearly a key of ours is a fault."""
     unused = []
     for key in keys:
-        close = get_close_matches(key.lower(), _KEYS, n=1, cutoff=_TYPO) if key not in _OTHERS else []
-        if close:
+        if key in _OTHERS:
+            unused.append(key)
+        elif close := get_close_matches(key.lower(), _KEYS, n=1, cutoff=_TYPO):
             faults.append(f"{key:.40}: unknown key (did you mean '{close[0]}'?)")
         else:
-            unused.append(f"{key:.40}{'' if key in _OTHERS else suggest(key, _KEYS)}")
-    if unused:
-        say(f"{source}: not used: {', '.join(unused)}")
+            unused.append(f"{key:.40}{suggest(key, _KEYS)}")
+    return unused
 
 
 def _parse_names(names: Any, nc: Any, faults: list[str]) -> tuple[str, ...] | None:

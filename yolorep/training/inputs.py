@@ -204,7 +204,7 @@ def load_data(options: TrainOptions) -> tuple[Dataset, Dataset]:
     Raises:
         UserError: if a split is missing, without images, or has a wrong label.
     """
-    config = load_data_config(options.data)
+    config = load_data_config(options.data, quiet=True)  # a run's inputs were told when they were checked
     annotations = {
         split: load_annotations(config, split, single_class=options.single_cls) for split in ("train", "val")
     }

@@ -72,7 +72,7 @@ class CocoReader(NamingReader):
             where=places.where,
             image_ids=coco.image_ids,
             notes=[
-                f"{len(dropped)} categories without objects are no classes: {shorten(dropped)}" if dropped else "",
+                f"not counted among the classes, without objects: {shorten(dropped)}" if dropped else "",
                 f"in {folder}",
             ],
             nothing=f"expected images in {folder}, found none usable",

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from yolorep.console import say
+from yolorep.console import plural, say
 from yolorep.data.annotations import Annotations, Truth
 from yolorep.data.cache import Arrays, cache_file, load_arrays, save_arrays
 from yolorep.data.readers.base import Places, Reader, list_images
@@ -62,8 +62,8 @@ class YoloReader(Reader):
             f"{(~labelled).sum()} without a label file" if not labelled.all() else "",
             f"{arrays['duplicates']} duplicate rows removed" if arrays["duplicates"] else "",
             f"{arrays['empty']} boxes without area ignored" if arrays["empty"] else "",
-            f"{arrays['clipped']} rows that leave the image a little clipped" if arrays["clipped"] else "",
-            f"{arrays['pointed']} rows with key points, of which the box is used" if arrays["pointed"] else "",
+            f"{plural('row', int(arrays['clipped']))} a little outside the image clipped" if arrays["clipped"] else "",
+            f"{plural('row', int(arrays['pointed']))} with key points, of which only the box is used" if arrays["pointed"] else "",
             f"in {shorten(list(map(str, map(places.find, self.paths))))}",
         ]
         truth = Truth.of_boxes(boxes, counts, probed.sizes)
