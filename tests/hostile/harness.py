@@ -34,7 +34,7 @@ GB = 2**30
 #: CPU seconds that :func:`_reference_loop` takes on the machine for which the limit of 2 s is stated.
 _REFERENCE_SECONDS = 0.04
 #: An error longer than this is no line that anybody reads.
-LONGEST_LINE = 4000
+LONGEST_LINE = 2500
 
 HANDLED, REFUSED, TRACEBACK, OVER = "handled", "refused cleanly", "traceback", "over limits"
 
@@ -152,6 +152,7 @@ def check_exit(code: int, stderr: str) -> None:
 
     Raises:
         YolorepError: it refused as it may.
+        MemoryError: it had too little memory; no input may be the reason for that.
         AssertionError: it broke the promise.
     """
     assert "Traceback (most recent call last)" not in stderr, stderr[-3000:]
@@ -161,6 +162,8 @@ def check_exit(code: int, stderr: str) -> None:
     lines = stderr.splitlines()
     last = lines[-1] if lines else ""
     assert last.startswith(("error: ", "interrupted", "stopped")), f"exit code {code}, last line {last!r}"
+    if "there is not enough memory" in last:
+        raise MemoryError(last)
     # Lines above the last one are warnings; an error of several lines would begin among them.
     assert not any(line.startswith("error: ") for line in lines[:-1]), stderr[-3000:]
     raise YolorepError(last)
@@ -270,7 +273,7 @@ def _call(call: Callable[[], object], refusals: tuple[type[Exception], ...]) -> 
     try:
         call()
     except MemoryError:
-        return OVER, f"out of memory: {traceback.format_exc(limit=-6)}"
+        return OVER, f"out of memory: {traceback.format_exc(limit=-6)[-4000:]}"
     except refusals as error:
         text = str(error)
         if not text.strip() or "\n" in text or "\r" in text:
