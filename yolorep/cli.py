@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from yolorep.commands.help_text import default_text, help_text
 from yolorep.commands.yolov5_flags import REPLACED
-from yolorep.errors import UserError, YolorepError, opencv_wanted, suggest
+from yolorep.errors import UserError, YolorepError, memory_wanted, one_line, opencv_wanted, suggest
 from yolorep.options import (
     ClassifyOptions,
     CompareOptions,
@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        print(f"error: {where}{error.strerror or error}", file=sys.stderr)
+        print(one_line(f"error: {where}{error.strerror or error}"), file=sys.stderr)
         return 1
     return 0
 
@@ -86,7 +86,7 @@ def run(argv: Sequence[str]) -> Any:
         return None
     namespace = _read(argv)
     options = _options(namespace)
-    with opencv_wanted():
+    with opencv_wanted(), memory_wanted():
         if namespace.imports:
             from yolorep.models.user_blocks import import_blocks
 
