@@ -115,8 +115,12 @@ def _written(node: yaml.Node, loader: _Loader) -> Any:
 _PARSER = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
 
 
-class _Counting:
-    """Composes nodes as :class:`Composer` does, and stops at a limit before anything is built."""
+class _Counting(Composer):
+    """Composes the nodes of a document, and stops at a limit before anything is built of them."""
+
+    check_event: Any  # of the parser that this is mixed with
+    get_event: Any
+    resolve: Any
 
     def __init__(self, text: str) -> None:
         _PARSER.__init__(self, text)  # type: ignore[arg-type]
@@ -124,29 +128,53 @@ class _Counting:
         self._nodes = self._depth = self._deepest = 0
         self._sizes: dict[str, tuple[int, int]] = {}  # anchor -> nodes, and depth below it
 
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> Any:
-        event = self.peek_event()  # type: ignore[attr-defined]
-        anchor = event.anchor
-        self._depth += 1
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
+        event: Any = self.get_event()
         if isinstance(event, yaml.AliasEvent):
-            size, height = self._sizes.get(anchor, (1, 0))
-            if anchor in self.anchors and anchor not in self._sizes:
-                raise _fault(event, f"the anchor {anchor[:40]!r} within itself")
-            self._count(event, size, height)
-            node = super().compose_node(parent, index)  # type: ignore[misc]
+            return self._repeated(event)
+        tag, anchor, before = event.tag, event.anchor, self._nodes
+        if tag not in _TAGS:
+            raise _fault(event, f"the tag {tag[:40]!r}; write plain values")
+        self._depth += 1
+        outer, self._deepest = self._deepest, self._depth
+        self._count(event, 1, 0)
+        node: Any
+        if isinstance(event, yaml.ScalarEvent):
+            node = self._scalar(event)
+            self._keep(anchor, node)
+        elif isinstance(event, yaml.SequenceStartEvent):
+            node = yaml.SequenceNode(f"{_TAG}seq", [], event.start_mark)
+            self._keep(anchor, node)
+            while not self.check_event(yaml.SequenceEndEvent):
+                node.value.append(self.compose_node(node, None))
+            self.get_event()
         else:
-            if event.tag not in _TAGS and getattr(event, "tag", None):
-                raise _fault(event, f"the tag {event.tag[:40]!r}; write plain values")
-            before, outer, self._deepest = self._nodes, self._deepest, self._depth
-            self._count(event, 1, 0)
-            node = super().compose_node(parent, index)  # type: ignore[misc]
-            if anchor is not None:
-                self._sizes[anchor] = self._nodes - before, self._deepest - self._depth
-            self._deepest = max(outer, self._deepest)
+            node = yaml.MappingNode(f"{_TAG}map", [], event.start_mark)
+            self._keep(anchor, node)
+            self._fill(node)
+        if anchor is not None:
+            self._sizes[anchor] = self._nodes - before, self._deepest - self._depth
+        self._deepest = max(outer, self._deepest)
         self._depth -= 1
         return node
 
-    def _count(self, event: yaml.Event, size: int, height: int) -> None:
+    def _keep(self, anchor: str | None, node: yaml.Node) -> None:
+        if anchor is None:
+            return
+        if anchor in self.anchors:
+            raise _fault(node, f"the anchor {anchor[:40]!r} a second time")
+        self.anchors[anchor] = node
+
+    def _repeated(self, event: Any) -> yaml.Node:
+        name = event.anchor
+        if name not in self._sizes:
+            where = "within itself" if name in self.anchors else "nowhere before its use"
+            raise _fault(event, f"the anchor {name[:40]!r} {where}")
+        size, height = self._sizes[name]
+        self._count(event, size, height + 1)
+        return self.anchors[name]
+
+    def _count(self, event: Any, size: int, height: int) -> None:
         self._nodes += size
         self._deepest = max(self._deepest, self._depth + height)
         if self._nodes > MOST_NODES:
@@ -154,29 +182,31 @@ class _Counting:
         if self._deepest > DEEPEST:
             raise _fault(event, f"more than {DEEPEST} lists and mappings within each other")
 
-    def compose_scalar_node(self, anchor: Any) -> yaml.ScalarNode:
-        node: yaml.ScalarNode = super().compose_scalar_node(anchor)  # type: ignore[misc]
-        if node.tag in _NUMBERS and len(node.value) > LONGEST_NUMBER:
-            raise _fault(node, f"a number of {len(node.value)} characters, {node.value[:20]}…")
-        if _NOT_TEXT.search(node.value):
-            raise _fault(node, "text with a character that is none (U+0000, or half of a pair)")
-        return node
+    def _scalar(self, event: Any) -> yaml.ScalarNode:
+        text = event.value
+        tag = event.tag if event.tag not in (None, "!") else self.resolve(yaml.ScalarNode, text, event.implicit)
+        if tag in _NUMBERS and len(text) > LONGEST_NUMBER:
+            raise _fault(event, f"a number of {len(text)} characters, {text[:20]}…")
+        if _NOT_TEXT.search(text):
+            raise _fault(event, "text with a character that is none (U+0000, or half of a pair)")
+        return yaml.ScalarNode(tag, text, event.start_mark)
 
-    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        node: yaml.MappingNode = super().compose_mapping_node(anchor)  # type: ignore[misc]
+    def _fill(self, node: yaml.MappingNode) -> None:
         lines: dict[str, int] = {}
-        for key, _ in node.value:
+        while not self.check_event(yaml.MappingEndEvent):
+            key, value = self.compose_node(node, None), self.compose_node(node, None)
             if not isinstance(key, yaml.ScalarNode):
                 raise _fault(key, "a list or mapping for a key; write one word")
             if key.value in lines:
                 raise _fault(key, f"the key {key.value[:40]!r} a second time (first in line {lines[key.value]})")
             lines[key.value] = key.start_mark.line + 1
-        return node
+            node.value.append((key, value))
+        self.get_event()
 
 
 if yaml.__with_libyaml__:
 
-    class _Loader(_Counting, Composer, yaml.CSafeLoader):
+    class _Loader(_Counting, yaml.CSafeLoader):
         """Text is parsed by libyaml, ten times faster; nodes are composed here, where they can be counted."""
 else:
 

@@ -58,12 +58,13 @@ class YoloReader(Reader):
             read_yolo_labels(labels[first], len(names), kpt_shape=self.kpt_shape)
         probed = ProbedImages.unpack(images, arrays)
         labelled = arrays["labelled"][probed.usable]
+        clipped, pointed = int(arrays["clipped"]), int(arrays["pointed"])
         notes = [
             f"{(~labelled).sum()} without a label file" if not labelled.all() else "",
             f"{arrays['duplicates']} duplicate rows removed" if arrays["duplicates"] else "",
             f"{arrays['empty']} boxes without area ignored" if arrays["empty"] else "",
-            f"{plural('row', int(arrays['clipped']))} a little outside the image clipped" if arrays["clipped"] else "",
-            f"{plural('row', int(arrays['pointed']))} with key points, of which only the box is used" if arrays["pointed"] else "",
+            f"{plural('row', clipped)} a little outside the image clipped" if clipped else "",
+            f"{plural('row', pointed)} with key points, of which only the box is used" if pointed else "",
             f"in {shorten(list(map(str, map(places.find, self.paths))))}",
         ]
         truth = Truth.of_boxes(boxes, counts, probed.sizes)
