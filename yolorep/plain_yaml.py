@@ -128,8 +128,8 @@ class _Counting(Composer):
         self._nodes = self._depth = self._deepest = 0
         self._sizes: dict[str, tuple[int, int]] = {}  # anchor -> nodes, and depth below it
 
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
-        event: Any = self.get_event()
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        event = self.get_event()
         if isinstance(event, yaml.AliasEvent):
             return self._repeated(event)
         tag, anchor, before = event.tag, event.anchor, self._nodes
@@ -138,9 +138,8 @@ class _Counting(Composer):
         self._depth += 1
         outer, self._deepest = self._deepest, self._depth
         self._count(event, 1, 0)
-        node: Any
         if isinstance(event, yaml.ScalarEvent):
-            node = self._scalar(event)
+            node: Any = self._scalar(event)
             self._keep(anchor, node)
         elif isinstance(event, yaml.SequenceStartEvent):
             node = yaml.SequenceNode(f"{_TAG}seq", [], event.start_mark)

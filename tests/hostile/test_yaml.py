@@ -34,8 +34,8 @@ nc: 3
 kpt_shape: [4, 2]
 is_coco: false
 roboflow: {workspace: a, version: 3, license: CC BY 4.0}
-download: [{url: "file:///nowhere", sha256: 00, to: x.zip}]
-"""
+download: [{url: "file:///nowhere", sha256: DIGEST, to: x.zip}]
+""".replace("DIGEST", "a" * 64)
 RENDERED = "generate: {train: 2, val: 1, image_size: 64, objects: 3, smallest: 0.1, seed: 1}\ntrain: a\nval: a\nnc: 5\n"
 
 
@@ -87,6 +87,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_yolo(tmp_path, count=2)
     (tmp_path / "list.txt").write_text("images/train/001.png\n")
     return tmp_path
+
+
+@pytest.mark.parametrize("kind", READERS)
+def test_they_are_good_before(kind: str, folder: Path) -> None:
+    path = folder / "good.yaml"
+    path.write_text(originals()[kind])
+    READERS[kind](path)
 
 
 def test_mutated_files(folder: Path, hostile: Hostile) -> None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from yolorep.console import progress, say
 from yolorep.data.annotations import ID_LIMIT, Annotations, Truth
 from yolorep.data.cache import Arrays, cache_file, load_arrays, pack_json, save_arrays, unpack_json
-from yolorep.errors import UserError
+from yolorep.errors import UserError, one_line
 from yolorep.images import ImageError, ImageReadError, probe_image
 
 #: How many of them a line names.
@@ -116,7 +116,7 @@ class ProbedImages:
         truth = truth.of_images(usable)
         crowds = f"{truth.crowd.sum()} of them crowds" if truth.crowd.any() else ""
         told = [f"{len(paths)} images, {len(truth.image)} boxes", crowds, *notes, self._left_out()]
-        say(f"{where}: {'; '.join(filter(None, told))}")
+        say(one_line(f"{where}: {'; '.join(filter(None, told))}"))
         ids = ids_of_files(paths) if image_ids is None else [image_ids[index] for index in chosen]
         return Annotations.of(names, category_ids, paths=paths, sizes=self.sizes[usable], image_ids=ids, truth=truth)
 
