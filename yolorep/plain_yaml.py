@@ -129,26 +129,27 @@ class _Counting(Composer):
         self._sizes: dict[str, tuple[int, int]] = {}  # anchor -> nodes, and depth below it
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        event = self.get_event()
+        event, before = self.get_event(), self._nodes
         if isinstance(event, yaml.AliasEvent):
             return self._repeated(event)
-        tag, anchor, before = event.tag, event.anchor, self._nodes
+        tag, anchor, mark = event.tag, event.anchor, event.start_mark
         if tag not in _TAGS:
             raise _fault(event, f"the tag {tag[:40]!r}; write plain values")
         self._depth += 1
         outer, self._deepest = self._deepest, self._depth
         self._count(event, 1, 0)
+        node: Any
         if isinstance(event, yaml.ScalarEvent):
-            node: Any = self._scalar(event)
+            node = self._scalar(event)
             self._keep(anchor, node)
         elif isinstance(event, yaml.SequenceStartEvent):
-            node = yaml.SequenceNode(f"{_TAG}seq", [], event.start_mark)
+            node = yaml.SequenceNode(f"{_TAG}seq", [], mark)
             self._keep(anchor, node)
             while not self.check_event(yaml.SequenceEndEvent):
                 node.value.append(self.compose_node(node, None))
             self.get_event()
         else:
-            node = yaml.MappingNode(f"{_TAG}map", [], event.start_mark)
+            node = yaml.MappingNode(f"{_TAG}map", [], mark)
             self._keep(anchor, node)
             self._fill(node)
         if anchor is not None:

@@ -35,6 +35,8 @@ class Probe(NamedTuple):
 
 def probe(path: str) -> Probe:
     """Decodes an image file."""
+    if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
+        return Probe((0, 0), "a device or pipe, no file")  # which might never end
     try:
         return Probe(probe_image(path))
     except ImageError as error:
