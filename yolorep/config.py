@@ -157,8 +157,10 @@ def check_options(options: type[Options], values: Mapping[str, Any], *, source: 
 
 
 Share = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
+#: No number of a recipe is larger by intent, and larger ones overflow where they are multiplied.
+_LARGEST = 1e6
+Positive = Annotated[float, Field(gt=0, le=_LARGEST)]
+NotNegative = Annotated[float, Field(ge=0, le=_LARGEST)]
 #: A YOLOv5 key whose feature is not offered: accepted while it is off, so that YOLOv5's files load unchanged.
 Off = Annotated[float, Field(ge=0, le=0)]
 
@@ -191,7 +193,9 @@ class Hyp(Recipe):
     warmup_share: Share = 1.0  # the warm-up takes at most this share of the run
     warmup_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.8
     warmup_bias_lr: NotNegative = 0.1
-    nbs: Annotated[int, Field(ge=1)] = 64  # nominal batch size: smaller batches accumulate gradients up to it
+    nbs: Annotated[int, Field(ge=1, le=_LARGEST)] = (
+        64  # nominal batch size: smaller batches accumulate gradients up to it
+    )
     bn_momentum: Annotated[float, Field(gt=0, le=1)] | None = None  # of running statistics; None: what each block says
     ema_window: Share = 0.0  # share of the run's optimizer steps that the average spans; 0: YOLOv5's fixed constants
     close_mosaic: Share = 0.0  # share of the epochs, the last ones, without mosaic and mixup

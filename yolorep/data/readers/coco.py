@@ -248,7 +248,7 @@ class Record:
     def get(self, key: str) -> Any:
         """The value of a key; None where it is missing or null."""
         if not isinstance(self.value, dict):
-            raise self.fault(f"a mapping, found {_shown(self.value)}")
+            raise self.fault(f"expected a mapping, found {_shown(self.value)}")
         return self.value.get(key)
 
     def integer(self, key: str) -> int:

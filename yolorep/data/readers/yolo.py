@@ -216,20 +216,16 @@ def _checked(fields: list[str], values: list[float], where: str) -> tuple[float,
     """The box ``cx, cy, w, h`` of a row's numbers without the class, clipped."""
     corners = len(values) > 4
     if len(values) < 4 or (corners and (len(values) < 6 or len(values) % 2)):
-        points, rest = divmod(len(values) - 4, 3)
-        hint = (
-            f"; key points after a box need 'kpt_shape: [{points}, 3]' in the data YAML" if points and not rest else ""
-        )
         raise UserError(
             f"{where}: expected 5 columns 'class cx cy w h', or a polygon 'class x1 y1 x2 y2 x3 y3 …', "
-            f"found {len(values) + 1} columns{hint}"
+            f"found {len(values) + 1} columns{_key_point_hint(values)}"
         )
     excess = _CORNER_EXCESS if corners else _EXCESS
     wrong = [field for field, value in zip(fields[1:], values, strict=False) if not -excess <= value <= 1 + excess]
     if wrong:
         raise UserError(
             f"{where}: expected coordinates normalized to 0..1 (divided by image width and height), or outside by "
-            f"at most {excess:g}, found {', '.join(field[:40] for field in wrong[:4])}"
+            f"at most {excess:g}{_key_point_hint(values)}, found {', '.join(field[:40] for field in wrong[:4])}"
         )
     clipped = [min(max(value, 0.0), 1.0) for value in values]
     if not corners:
@@ -237,6 +233,12 @@ def _checked(fields: list[str], values: list[float], where: str) -> tuple[float,
     xs, ys = clipped[0::2], clipped[1::2]
     left, right, top, bottom = min(xs), max(xs), min(ys), max(ys)
     return (left + right) / 2, (top + bottom) / 2, right - left, bottom - top
+
+
+def _key_point_hint(values: list[float]) -> str:
+    """What to do about a row that is none of boxes and polygons, if it reads as a box with key points."""
+    shapes = _point_shapes([0.0, *values]) if len(values) > 5 else None
+    return f" (key points need 'kpt_shape: {list(min(shapes))}' in the data YAML)" if shapes else ""
 
 
 def _point_shapes(values: list[float]) -> frozenset[tuple[int, int]]:
