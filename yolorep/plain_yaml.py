@@ -98,7 +98,7 @@ def _decoded(data: bytes) -> str:
             f"{column}; delete it, or save the file as UTF-8"
         )
     if tag := re.search(r"^%TAG", text, re.MULTILINE):
-        raise YamlFault(f"expected plain YAML, found %TAG in line {text.count(chr(10), 0, tag.start()) + 1}")
+        raise YamlFault(f"expected YAML, found %TAG in line {text.count(chr(10), 0, tag.start()) + 1}")
     return text
 
 
@@ -215,4 +215,4 @@ else:
 
 
 def _fault(at: Any, found: str) -> YamlFault:
-    return YamlFault(f"expected plain YAML, found in line {at.start_mark.line + 1} {found}")
+    return YamlFault(f"expected YAML, found in line {at.start_mark.line + 1} {found}")
