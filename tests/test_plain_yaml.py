@@ -66,6 +66,7 @@ def test_reads(text: str, value: Any) -> None:
         (b"a: &a [*a]", "the anchor 'a' within itself"),
         (b'a: "\\0"', "text with a character that is none"),
         (b"nc: " + b"9" * 20_000, "in line 1 a number of 20000 characters"),
+        (b'a: "C:\\data"', "unknown escape character, in double quotes a backslash begins an escape: write / in paths"),
         (b"<<: 3", "expected a mapping or list of mappings for merging"),
         (b"[" * (DEEPEST + 1) + b"]" * (DEEPEST + 1), f"more than {DEEPEST} lists and mappings within each other"),
         (_CHAIN.encode(), f"more than {DEEPEST} lists and mappings within each other"),

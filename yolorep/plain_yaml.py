@@ -72,7 +72,9 @@ def parse_yaml(data: bytes, *, texts: Collection[str] = ()) -> Any:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        told = (getattr(error, name, None) for name in ("context", "problem"))
+        told = [getattr(error, name, None) for name in ("context", "problem")]
+        if told[0] == "while parsing a quoted scalar":
+            told.append("in double quotes a backslash begins an escape: write / in paths")
         raise YamlFault(f"expected YAML, found an error{where}: {', '.join(filter(None, told))}") from error
     except (ValueError, OverflowError) as error:  # a date that does not exist, say
         if isinstance(error, YamlFault):

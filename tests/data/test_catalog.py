@@ -189,6 +189,10 @@ def test_other_files_are_no_images(tmp_path: Path) -> None:
         ("train: empty\nnc: 1\n", ["expected images", "found none in", "empty"]),
         ("train: nothing.txt\nnc: 1\n", ["nothing.txt", "the file is empty"]),
         ("train: wrong.txt\nnc: 1\n", ["wrong.txt", "no image that exists", "first line tried as", "nowhere.jpg"]),
+        (
+            'train: "images\\train"\nnc: 1\n',
+            ["does not exist (in double quotes, YAML takes \\t for a tab: write"],
+        ),
         ("train: missing\nnc: 1\n", ["missing does not exist; tried"]),
         ("val: empty\nnc: 1\n", ["expected an entry 'train', found only val"]),
     ],

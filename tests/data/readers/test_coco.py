@@ -245,6 +245,17 @@ def test_a_category_without_objects(
     assert ("not counted among the classes, without objects: animals" in capsys.readouterr().out) == (len(ids) < 4)
 
 
+@pytest.mark.parametrize(
+    ("names", "root"), [("", 0), ("names: [cat]\n", 0), ("names: [Katze]\n", 0), ("names: [cat]\n", 9)]
+)
+def test_a_root_that_is_named_like_its_class(names: str, root: int, tmp_path: Path) -> None:
+    categories = [{"id": key, "name": "cat", "supercategory": "none" if key == root else "cat"} for key in (root, 3)]
+    yaml = write_coco(tmp_path, categories=categories, annotations=[BOX])
+    yaml.write_text(yaml.read_text() + names)
+    annotations = load(yaml, "val")
+    assert (len(annotations.names), annotations.category_ids) == (1, (3,))
+
+
 @pytest.mark.parametrize("name", ["background", "__background__", "Ignore"])
 def test_backgrounds_without_objects_are_no_classes(name: str, tmp_path: Path) -> None:
     yaml = write_coco(tmp_path, categories=[{"id": 0, "name": name}, CAR, {"id": 4, "name": "bus"}], annotations=[BOX])

@@ -47,7 +47,8 @@ class Places:
         for path in tried:
             if os.path.exists(path):  # unlike Path.exists, also for names that no file can have
                 return path
-        raise NotThere(f"{self.where}: {text} does not exist; tried {', '.join(map(str, tried))}")
+        hint = "" if text.isprintable() else " (in double quotes, YAML takes \\t for a tab: write / in paths)"
+        raise NotThere(f"{self.where}: {text} does not exist{hint}; tried {', '.join(map(str, tried))}")
 
 
 def spellings(text: str) -> list[str]:

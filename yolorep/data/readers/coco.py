@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from yolorep.console import say
-from yolorep.data.annotations import ID_LIMIT, Annotations, Truth
+from yolorep.data.annotations import Annotations, Truth
 from yolorep.data.cache import cache_file, load_arrays, pack_json, save_arrays, unpack_json
 from yolorep.data.readers.base import NamingReader, Places, list_images, spellings
 from yolorep.data.readers.probe import probe_images, shorten
+from yolorep.data.readers.records import Record, as_number, image_key, is_text, shown
 from yolorep.errors import UserError
 
 #: Files above this many bytes take long to parse; what they said is cached.
@@ -41,10 +41,20 @@ class CocoReader(NamingReader):
         return list_images(self.paths[:1], places)
 
     def names(self, places: Places) -> tuple[str, ...]:
-        return tuple(read_coco(places.find(self.paths[1])).category_names)
+        coco = read_coco(places.find(self.paths[1]))
+        # A root named like a class of its own is that class.
+        own = self._certain(coco)
+        return tuple(
+            name for place, name in enumerate(coco.category_names) if place not in coco.doubtful or name not in own
+        )
 
     def doubtful_names(self, places: Places) -> frozenset[str]:
-        return read_coco(places.find(self.paths[1])).doubtful
+        coco = read_coco(places.find(self.paths[1]))
+        return frozenset(coco.category_names) - self._certain(coco)
+
+    @staticmethod
+    def _certain(coco: CocoFile) -> set[str]:
+        return {name for place, name in enumerate(coco.category_names) if place not in coco.doubtful}
 
     def read(self, names: tuple[str, ...], places: Places) -> Annotations:
         folder, file = map(places.find, self.paths)
@@ -92,7 +102,7 @@ class CocoFile:
         path: the file.
         category_ids: ascending.
         category_names: of these ids.
-        parents: names that are another category's ``supercategory``.
+        parents: positions of those whose name is another one's ``supercategory``.
         image_ids: of the images, in the order of the file, each as it is written.
         file_names: of the images.
         sizes: (n, 2) height and width as the file states them, 0 where it does not.
@@ -102,22 +112,22 @@ class CocoFile:
     path: Path
     category_ids: list[int]
     category_names: list[str]
-    parents: list[str]
+    parents: list[int]
     image_ids: list[int | str]
     file_names: list[str]
     sizes: NDArray[np.int64]
     objects: NDArray[np.float64]
 
     @cached_property
-    def unused(self) -> frozenset[str]:
-        """Names of which no category has an object."""
-        used = np.unique(self.objects[:, 1]).astype(np.int64).tolist()
-        return frozenset(self.category_names) - {self.category_names[position] for position in used}
+    def used(self) -> frozenset[int]:
+        """Positions of categories that have an object."""
+        return frozenset(np.unique(self.objects[:, 1]).astype(np.int64).tolist())
 
     @cached_property
-    def doubtful(self) -> frozenset[str]:
-        """Those of them that may be no classes: what others call their supercategory, and backgrounds."""
-        return self.unused & {*self.parents, *(name for name in self.unused if name.lower() in _NO_OBJECTS)}
+    def doubtful(self) -> frozenset[int]:
+        """Positions of those without objects that may be no classes: parents of others, and backgrounds."""
+        nothing = (place for place, name in enumerate(self.category_names) if name.lower() in _NO_OBJECTS)
+        return frozenset((*self.parents, *nothing)) - self.used
 
 
 def read_coco(path: Path) -> CocoFile:
@@ -139,10 +149,10 @@ def read_coco(path: Path) -> CocoFile:
         )
     records = content.get("annotations") or []
     if not isinstance(records, list):
-        raise UserError(f"{path}: expected a list of annotations, found {_shown(records)}")
+        raise UserError(f"{path}: expected a list of annotations, found {shown(records)}")
     categories, parents = _categories(content["categories"], path)
     images = [_image(record, number, path) for number, record in enumerate(content["images"])]
-    positions = {_key(image.id): position for position, image in enumerate(images)}
+    positions = {image_key(image.id): position for position, image in enumerate(images)}
     if len(positions) != len(images):
         raise UserError(
             f"{path}: expected every image to have its own id, found {len(images) - len(positions)} used again"
@@ -181,25 +191,19 @@ def match_categories(coco: CocoFile, names: tuple[str, ...]) -> tuple[NDArray[np
         UserError: if they match neither way, naming those that differ.
     """
     by_name = {name: index for index, name in enumerate(names)}
-    listed = [name for name in coco.category_names if name in by_name or name not in coco.unused]
-    unknown_names = sorted(set(listed) - set(names))
-    without_roots = [name for name in coco.category_names if name not in coco.doubtful]
-    in_order = next(
-        (
-            found
-            for found in (coco.category_names, without_roots)
-            if len(found) == len(names) and (found == list(names) or set(names).isdisjoint(found))
-        ),
-        None,
-    )
-    if len(by_name) == len(names) and not unknown_names and listed:
-        to_class = [by_name.get(name, -1) for name in coco.category_names]
+    every = range(len(coco.category_ids))
+    listed = [place for place in every if place in coco.used or coco.category_names[place] in by_name]
+    unknown_names = sorted({coco.category_names[place] for place in listed} - by_name.keys())
+    in_order = _in_order(coco, names)
+    to_class = [-1 for _ in every]
+    if len(by_name) == len(names) and listed and not unknown_names:
+        for place in listed:
+            to_class[place] = by_name[coco.category_names[place]]
     elif in_order is not None:
-        places = iter(range(len(names)))
-        taken = frozenset(in_order)
-        to_class = [next(places) if name in taken else -1 for name in coco.category_names]
+        for index, place in enumerate(in_order):
+            to_class[place] = index
         if unknown_names:
-            pairs = [f"{category} -> {name}" for category, name in zip(in_order, names, strict=True)]
+            pairs = [f"{coco.category_names[place]} -> {name}" for place, name in zip(in_order, names, strict=True)]
             say(f"{coco.path}: no category is named like a class; taken in order of the ids: {shorten(pairs)}")
     else:
         differing = {
@@ -212,11 +216,23 @@ def match_categories(coco: CocoFile, names: tuple[str, ...]) -> tuple[NDArray[np
             f"{coco.path}: expected categories among the {len(names)} class names, found {len(coco.category_ids)} "
             f"categories, {'; '.join(found)}; correct names in the data YAML or leave them out"
         )
-    to_category = {index: key for key, index in zip(coco.category_ids, to_class, strict=True) if index >= 0}
+    # Of two categories that are one class, the one with objects has its id.
+    places = sorted(every, key=lambda place: place in coco.used)
+    to_category = {to_class[place]: coco.category_ids[place] for place in places}
     # A class the file does not know gets an id that no category has.
     unknown = max(coco.category_ids) + 1
     category_ids = tuple(to_category.get(index, unknown + index) for index in range(len(names)))
     return np.array(to_class, np.int64), category_ids
+
+
+def _in_order(coco: CocoFile, names: tuple[str, ...]) -> list[int] | None:
+    """Positions of as many categories as there are names, all or without the doubtful; None where a name is shared."""
+    every = range(len(coco.category_ids))
+    for places in (list(every), [place for place in every if place not in coco.doubtful]):
+        found = [coco.category_names[place] for place in places]
+        if len(found) == len(names) and (found == list(names) or set(names).isdisjoint(found)):
+            return places
+    return None
 
 
 def _load_json(path: Path) -> Any:
@@ -227,50 +243,6 @@ def _load_json(path: Path) -> Any:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: expected a COCO JSON file, found text that is not JSON ({error})") from error
-
-
-@dataclass(frozen=True)
-class Record:
-    """One entry of a list of the file, whose values are numbers or text that is one: ``12``, ``"12"``, ``12.0``.
-
-    Attributes:
-        value: what the file has.
-        kind: "annotation", say.
-        number: in the list, from 0.
-        path: the file.
-    """
-
-    value: Any
-    kind: str
-    number: int
-    path: Path
-
-    def get(self, key: str) -> Any:
-        """The value of a key; None where it is missing or null."""
-        if not isinstance(self.value, dict):
-            raise self.fault(f"expected a mapping, found {_shown(self.value)}")
-        return self.value.get(key)
-
-    def integer(self, key: str) -> int:
-        """The number of a key.
-
-        Raises:
-            UserError: if it is missing or no whole number of 64 bits.
-        """
-        found = _number(value := self.get(key))
-        if found is None or found % 1 or abs(found) >= ID_LIMIT:
-            raise self.wrong(key, "a whole number", value)
-        return int(found)
-
-    def wrong(self, key: str, expected: str, value: Any) -> UserError:
-        """The error about the value of a key."""
-        return self.fault(f"{key}: expected {expected}, found {_shown(value)}")
-
-    def fault(self, told: str) -> UserError:
-        """The error about the record."""
-        own = self.value.get("id") if isinstance(self.value, dict) else None
-        named = f" (id {_shown(own)})" if own is not None else ""
-        return UserError(f"{self.path}: {self.kind} {self.number + 1}{named}: {told}")
 
 
 class _Image(NamedTuple):
@@ -286,7 +258,7 @@ def _image(value: Any, number: int, path: Path) -> _Image:
         own = int(own)
     if isinstance(own, bool) or not isinstance(own, int | str):
         raise record.wrong("id", "a number or text", own)
-    if not isinstance(name, str) or not name or not _is_text(name):
+    if not isinstance(name, str) or not name or not is_text(name):
         raise record.wrong("file_name", "the image's path", name)
     height, width = (_length(record, key) for key in ("height", "width"))
     return _Image(own, name, (height, width))
@@ -295,50 +267,49 @@ def _image(value: Any, number: int, path: Path) -> _Image:
 def _length(record: Record, key: str) -> int:
     """Pixels, 0 where they are not stated."""
     value = record.get(key)
-    found = 0 if value is None else _number(value)
+    found = 0 if value is None else as_number(value)
     if found is None or found % 1 or not 0 <= found < _LARGEST:
         raise record.wrong(key, "whole pixels", value)
     return int(found)
 
 
-def _categories(values: list[Any], path: Path) -> tuple[dict[int, str], list[str]]:
-    """Names by id, in order of the ids, and those that are another one's supercategory."""
+def _categories(values: list[Any], path: Path) -> tuple[dict[int, str], list[int]]:
+    """Names by id, in order of the ids, and positions of those that are another one's supercategory."""
     names: dict[int, str] = {}
-    parents: dict[str, None] = {}
+    parents: dict[int, str] = {}
     for number, value in enumerate(values):
         record = Record(value, "category", number, path)
-        own, name = record.integer("id"), record.get("name")
+        own, name, parent = record.integer("id"), record.get("name"), record.get("supercategory")
         if isinstance(name, int | float) and not isinstance(name, bool):
             name = str(name)
-        if not isinstance(name, str) or not _is_text(name):
+        if not isinstance(name, str) or not is_text(name):
             raise record.wrong("name", "text", name)
         if own in names:
             raise record.wrong("id", "one of its own", own)
-        names[own] = name
-        parent = record.get("supercategory")
-        if isinstance(parent, str) and parent != name:
-            parents[parent] = None
+        names[own], parents[own] = name, parent if isinstance(parent, str) else ""
     if not names:
         raise UserError(f"{path}: expected categories, found none")
-    return dict(sorted(names.items())), [name for name in names.values() if name in parents]
+    names = dict(sorted(names.items()))
+    count = Counter(parents.values())
+    return names, [place for place, (own, name) in enumerate(names.items()) if count[name] > (parents[own] == name)]
 
 
 def _row(record: Record, positions: dict[int | str, int], categories: dict[int, int]) -> tuple[float, ...]:
-    image = positions.get(_key(record.get("image_id")))
+    image = positions.get(image_key(record.get("image_id")))
     if image is None:
         raise record.wrong("image_id", "the id of an image", record.get("image_id"))
     category = categories.get(record.integer("category_id"))
     if category is None:
         raise record.wrong("category_id", "the id of a category", record.get("category_id"))
     box = record.get("bbox")
-    numbers = [_number(value) for value in box] if isinstance(box, list) else []
+    numbers = [as_number(value) for value in box] if isinstance(box, list) else []
     left, top, width, height = numbers if len(numbers) == 4 else [None] * 4
     if left is None or top is None or width is None or height is None or max(map(abs, (left, top))) >= _LARGEST:
         raise record.wrong("bbox", "numbers [left, top, width, height]", box)
     if not (0 <= width < _LARGEST and 0 <= height < _LARGEST):
         raise record.wrong("bbox", "a width and a height of 0 or more", box)
     stated = record.get("area")
-    area = width * height if stated is None else _number(stated)
+    area = width * height if stated is None else as_number(stated)
     if area is None:
         raise record.wrong("area", "a number of pixels", stated)
     return image, category, left, top, width, height, area, _crowd(record)
@@ -347,46 +318,9 @@ def _row(record: Record, positions: dict[int | str, int], categories: dict[int, 
 def _crowd(record: Record) -> bool:
     value = record.get("iscrowd")
     words = {"true": 1, "false": 0}
-    found = value if isinstance(value, bool) else _number(value)
+    found = value if isinstance(value, bool) else as_number(value)
     if isinstance(value, str):
         found = words.get(value.strip().lower(), found)
     if value is not None and found not in (0, 1):
         raise record.wrong("iscrowd", "0 or 1", value)
     return bool(found)
-
-
-def _number(value: Any) -> float | None:
-    """A finite number, also one that is written as text; None for anything else. Whole ones stay exact."""
-    if isinstance(value, str):
-        if re.fullmatch(r"\s*[-+]?[0-9]{1,19}(\.0*)?\s*", value):
-            return int(value.partition(".")[0])
-        if not re.fullmatch(r"\s*[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?\s*", value):
-            return None
-        value = float(value)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return value if abs(value) < 1e300 else None
-
-
-def _key(image_id: Any) -> Any:
-    """Of an image: a number and the text of it are the same one."""
-    if isinstance(image_id, str):
-        found = _number(image_id) if re.fullmatch(r"-?[0-9.]{1,40}", image_id) else None
-        own = isinstance(found, int) and str(found) == image_id.partition(".")[0]
-        return found if own else image_id
-    if isinstance(image_id, bool) or not isinstance(image_id, int | float):
-        return None
-    return image_id
-
-
-def _is_text(value: str) -> bool:
-    """Whether it can be printed and be a file's name."""
-    return re.search("[\0\ud800-\udfff]", value) is None
-
-
-def _shown(value: Any) -> str:
-    """A value in an error, shortened."""
-    try:
-        return f"{value!r:.80}"
-    except RecursionError:
-        return "lists within lists"

@@ -253,6 +253,6 @@ def _point_shapes(values: list[float]) -> frozenset[tuple[int, int]]:
             if any(point[:2])
         )
         states = {value for point in points for value in point[2:]}
-        if points and len(rest) % numbers == 0 and states <= {0, 1, 2} and any(map(any, points)) and all(inside):
+        if points and len(rest) % numbers == 0 and states <= {0, 1, 2} and all(inside):
             found.add((len(points), numbers))
     return frozenset(found)
