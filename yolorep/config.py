@@ -13,6 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_type_hints
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from yolorep.errors import UserError, suggest
+from yolorep.files import is_endless
 from yolorep.options import Options
 from yolorep.plain_yaml import LARGEST_FILE, YamlFault, parse_yaml
 
@@ -106,6 +107,8 @@ def load_yaml(path: Path, *, texts: Collection[str] = ()) -> Any:
     Raises:
         UserError: if it cannot be read or is not YAML.
     """
+    if is_endless(path):
+        raise UserError(f"{path}: expected a YAML file, found a device or pipe")
     try:
         with path.open("rb") as file:
             return parse_yaml(file.read(LARGEST_FILE + 1), texts=texts)

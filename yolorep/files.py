@@ -80,6 +80,11 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(work, ignore_errors=True)
 
 
+def is_endless(path: str | os.PathLike[str]) -> bool:
+    """Whether it is a device or a pipe, which might be read for ever."""
+    return os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes ``text`` as UTF-8, atomically."""
     with atomic_write(path) as temporary:

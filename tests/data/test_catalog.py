@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -206,6 +207,20 @@ def test_nothing_to_read(text: str, parts: list[str], tmp_path: Path) -> None:
     for part in parts:
         assert part in str(error.value)
     assert "last.jpg" not in str(error.value)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes in folders")
+@pytest.mark.parametrize(
+    "entry", ["pipe", "{images: images, annotations: pipe}", "/dev/zero", "list.txt", "images/train"]
+)
+def test_pipes_and_devices_are_not_read(entry: str, tmp_path: Path) -> None:
+    write_yolo(tmp_path, count=1)
+    (tmp_path / "list.txt").write_text("/dev/zero\npipe\n")
+    for name in ("pipe", "labels/train/000.txt"):
+        (tmp_path / name).unlink(missing_ok=True)
+        os.mkfifo(tmp_path / name)
+    with pytest.raises(UserError, match="a device or pipe"):
+        load(write_yaml(tmp_path, f"train: {entry}\nnc: 3\n"))
 
 
 def test_coco_entry(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import ClassVar
 
 from yolorep.data.annotations import Annotations
 from yolorep.errors import UserError
+from yolorep.files import is_endless
 from yolorep.images import IMAGE_SUFFIXES
 
 
@@ -42,9 +43,12 @@ class Places:
 
         Raises:
             NotThere: naming every path tried.
+            UserError: if it is a device or pipe.
         """
         tried = self.candidates(text)
         for path in tried:
+            if is_endless(path):
+                raise UserError(f"{self.where}: expected a file or folder, found {path}, a device or pipe")
             if os.path.exists(path):  # unlike Path.exists, also for names that no file can have
                 return path
         hint = "" if text.isprintable() else " (in double quotes, YAML takes \\t for a tab: write / in paths)"

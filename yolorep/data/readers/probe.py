@@ -16,6 +16,7 @@ from yolorep.console import progress, say
 from yolorep.data.annotations import ID_LIMIT, Annotations, Truth
 from yolorep.data.cache import Arrays, cache_file, load_arrays, pack_json, save_arrays, unpack_json
 from yolorep.errors import UserError, one_line
+from yolorep.files import is_endless
 from yolorep.images import ImageError, ImageReadError, probe_image
 
 #: How many of them a line names.
@@ -35,8 +36,8 @@ class Probe(NamedTuple):
 
 def probe(path: str) -> Probe:
     """Decodes an image file."""
-    if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
-        return Probe((0, 0), "a device or pipe, no file")  # which might never end
+    if is_endless(path):
+        return Probe((0, 0), "a device or pipe, no file")
     try:
         return Probe(probe_image(path))
     except ImageError as error:

@@ -16,6 +16,7 @@ from yolorep.data.cache import Arrays, cache_file, load_arrays, save_arrays
 from yolorep.data.readers.base import Places, Reader, list_images
 from yolorep.data.readers.probe import Probe, ProbedImages, in_threads, pack_probes, probe, shorten
 from yolorep.errors import UserError
+from yolorep.files import is_endless
 
 #: Share of the side by which a box's numbers may leave 0..1: rounding, half a pixel more than the image.
 _EXCESS = 0.01
@@ -159,6 +160,8 @@ def read_yolo_labels(
     Raises:
         UserError: naming file and line, if a row is not of this form or out of range.
     """
+    if is_endless(path):
+        raise UserError(f"{path}: expected a text file of 'class cx cy w h' rows, found a device or pipe")
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
     except FileNotFoundError:
@@ -183,7 +186,7 @@ def read_yolo_labels(
                 )
             pointed += len(values) > 5
             values = values[:5]
-        elif len(values) > 5:
+        elif len(values) > 5 and (shapes is None or shapes):
             shapes = _point_shapes(values) if shapes is None else shapes & _point_shapes(values)
         row = (values[0], *_checked(fields, values[1:], where))
         clipped += any(value < 0 or value > 1 for value in values[1:])
