@@ -19,7 +19,7 @@ from yolorep.errors import UserError
 from yolorep.files import atomic_write
 
 #: Raise it when the meaning of a cache file changes.
-_VERSION = 2
+_VERSION = 1
 
 Arrays = dict[str, NDArray[Any]]
 

@@ -138,7 +138,7 @@ def read_coco(path: Path) -> CocoFile:
     Raises:
         UserError: if it is no such file, naming the first record at fault.
     """
-    cache = cache_file("coco", [str(path)])
+    cache = cache_file("coco-json", [str(path)])
     if arrays := load_arrays(cache):
         ids, names, parents, image_ids, file_names = unpack_json(arrays["lists"])
         return CocoFile(path, ids, names, parents, image_ids, file_names, arrays["sizes"], arrays["objects"])
