@@ -46,7 +46,7 @@ class YoloReader(Reader):
     def read(self, names: tuple[str, ...], places: Places) -> Annotations:
         images, where = self.images(places), places.where
         labels = [label_path(image) for image in images]
-        cache = cache_file(f"yolo-rows{self.kpt_shape or ''}", [*images, *labels])
+        cache = cache_file("-".join(map(str, ("yolo-rows", *(self.kpt_shape or ())))), [*images, *labels])
         arrays = load_arrays(cache)
         if arrays is None:
             arrays, lasting = self._scan(images, labels, where)
