@@ -14,9 +14,10 @@ from PIL import Image, ImageFile
 #: Formats that are decoded, as Pillow names them; HEIF is Pillow's once a package has registered it. Others are not
 #: even tried: Pillow hands some to programs of their own.
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM", "JPEG2000", "AVIF", "HEIF")
+_PNG_START = b"\x89PNG\r\n\x1a\n"
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 #: More passes than any encoder makes; a file of a few kilobytes could ask for thousands.
-_MAX_SCANS = 100
+_MAX_SCANS = 50
 
 _WIDTH, _HEIGHT, _BITS, _COLOURS, _ORIENTATION, _SAMPLES = 256, 257, 258, 262, 274, 277
 _TILE_WIDTH, _TILE_HEIGHT, _EXTRA_SAMPLES, _SAMPLE_FORMAT = 322, 323, 338, 339
@@ -96,8 +97,9 @@ def read_header(data: bytes) -> Header:
     """
     if data[:4] in _TIFF_STARTS:
         return _tiff_header(data)
+    png_exif = _png_exif(data) if data.startswith(_PNG_START) else b""
     with decoder_errors(), open_pillow(data) as image:
-        exif = _png_exif(data) or _raw_profile(image) if image.format == "PNG" else image.info.get("exif")
+        exif = png_exif or _raw_profile(image) if image.format == "PNG" else image.info.get("exif")
         height, width = image.height, image.width
         if height < 1 or width < 1:
             raise ImageError(f"without pixels, {width}x{height}")
@@ -137,10 +139,14 @@ def decoder_errors() -> Iterator[None]:
         yield
     except ImageError:
         raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ImageError(f"more pixels than the limit of {max_pixels():,}; raise it with --max-pixels") from error
     except MemoryError as error:
         raise ImageError("more memory is needed than there is") from error
     except Exception as error:  # a decoder raises what its code runs into: struct.error, KeyError, ZeroDivisionError, …
         text = " ".join(str(error).split())[:200]
+        if text == "unknown pixel mode":
+            raise ImageError("of a kind that neither Pillow nor OpenCV decodes") from error
         raise ImageError("truncated" if "truncated" in text.lower() else f"damaged ({text})") from error
 
 
@@ -255,19 +261,19 @@ def _png_exif(data: bytes) -> bytes:
     """The EXIF block of a PNG, which may follow the pixels, where Pillow finds it after decoding only.
 
     Raises:
-        ImageError: if the PNG has two headers, of which readers take different ones.
+        ImageError: if the PNG has two headers, of which readers take different ones, or two colour profiles, each of
+            which would be inflated.
     """
-    exif, headers, position = b"", 0, 8
+    exif, once, position = b"", set(), len(_PNG_START)
     while position + 8 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, position)
-        headers += kind == b"IHDR"
-        if kind == b"eXIf" and not exif:
-            exif = data[position + 8 : position + 8 + length]
-        if kind == b"IEND":
-            break
+        if kind in once:
+            raise ImageError(f"damaged (two chunks {kind.decode()})")
+        if kind in (b"IHDR", b"iCCP"):
+            once.add(kind)
+        if kind == b"eXIf":
+            exif = exif or data[position + 8 : position + 8 + length]
         position += length + 12
-    if headers > 1:
-        raise ImageError("damaged (two headers)")
     return exif
 
 
