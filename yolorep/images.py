@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
@@ -11,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from yolorep.console import plural
 from yolorep.decoding import Note, decode, pixels_of, turned
 from yolorep.errors import UserError
 from yolorep.files import atomic_write
@@ -30,10 +33,13 @@ IMAGE_SUFFIXES = frozenset({
     ".avif", ".bmp", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".mpo", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp",
 })
 # fmt: on
+#: Neither images nor worth a word: labels and lists beside images, and what systems leave behind.
+_BESIDE_SUFFIXES = frozenset({".cache", ".csv", ".db", ".ini", ".json", ".md", ".txt", ".xml", ".yaml", ".yml"})
 #: Formats that images are written in.
 WRITTEN_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 
 _EXIF_ORIENTATION = 274
+_SUFFIXES_SHOWN = 5
 
 
 def read_image(path: str | os.PathLike[str], *, shrink: int = 1, note: Note | None = None) -> NDArray[np.uint8]:
@@ -198,6 +204,22 @@ def write_image(path: Path, image: NDArray[np.uint8]) -> None:
         raise UserError(f"{path}: OpenCV cannot write an image of shape {image.shape} in this format")
     with atomic_write(path) as temporary:
         temporary.write_bytes(data.tobytes())
+
+
+def passed_over(paths: Iterable[str]) -> str:
+    """Says how many files are not read, by suffix: ``3 files passed over: .heic 2, .svg 1``.
+
+    Labels and lists (``.txt``, ``.xml``, ``.json``, …), what systems leave behind (``Thumbs.db``, ``.DS_Store``) and
+    folders are not counted. Empty if nothing is left.
+    """
+    names = [os.path.basename(path) for path in paths if not os.path.isdir(path)]
+    suffixes = [os.path.splitext(name)[1].lower() for name in names if not name.startswith(".")]
+    counts = Counter(suffix for suffix in suffixes if suffix not in _BESIDE_SUFFIXES)
+    if not counts:
+        return ""
+    shown = [f"{suffix or 'without suffix'} {count}" for suffix, count in counts.most_common(_SUFFIXES_SHOWN)]
+    more = " and others" if len(counts) > _SUFFIXES_SHOWN else ""
+    return f"{plural('file', counts.total())} passed over: {', '.join(shown)}{more}"
 
 
 def _read_bytes(path: str | os.PathLike[str]) -> bytes:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from yolorep.console import say
 from yolorep.data.annotations import Annotations, Truth
 from yolorep.data.cache import Arrays, cache_file, load_arrays, save_arrays
-from yolorep.data.readers.base import Places, Reader, list_images
+from yolorep.data.readers.base import Places, Reader, find_images, list_images
 from yolorep.data.readers.probe import Probe, ProbedImages, in_threads, pack_probes, probe
 from yolorep.errors import UserError
 
@@ -32,7 +32,8 @@ class YoloReader(Reader):
         return list_images(self.paths, places)
 
     def read(self, names: tuple[str, ...], places: Places) -> Annotations:
-        images, where = self.images(places), places.where
+        images, found = find_images(self.paths, places)
+        where = places.where
         labels = [label_path(image) for image in images]
         cache = cache_file("yolo", [*images, *labels])
         arrays = load_arrays(cache)
@@ -51,6 +52,7 @@ class YoloReader(Reader):
             f"{(~labelled).sum()} without a label file" if not labelled.all() else "",
             f"{arrays['duplicates']} duplicate rows removed" if arrays["duplicates"] else "",
             f"{arrays['empty']} boxes without area ignored" if arrays["empty"] else "",
+            *found,
         ]
         truth = Truth.of_boxes(boxes, counts, probed.sizes)
         annotations = probed.annotations(names, tuple(range(len(names))), truth=truth, where=where, notes=notes)
