@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from yolorep.console import plural
-from yolorep.decoding import Note, decode, pixels_of, turned
+from yolorep.decoding import Note as Note
+from yolorep.decoding import decode, pixels_of, turned
 from yolorep.errors import UserError
 from yolorep.files import atomic_write
 from yolorep.image_headers import ImageError as ImageError

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import cv2
 import numpy as np
@@ -21,6 +21,7 @@ from yolorep.console import progress, say
 from yolorep.data.annotations import Annotations, Truth
 from yolorep.data.cache import VERSION, file_state
 from yolorep.errors import UserError
+from yolorep.image_headers import limit_pixels, max_pixels
 from yolorep.images import ImageError, read_image
 
 #: Share of the free memory a RAM cache may take.
@@ -92,6 +93,7 @@ class DetectionDataset:
             [resized_shape((height, width), image_size) for height, width in annotations.sizes.tolist()], np.int64
         ).reshape(-1, 2)
         self._training = training
+        self._max_pixels = max_pixels()
         self._pixels: NDArray[np.uint8] | None = None
         self._starts = np.concatenate([[0], np.cumsum(self.shapes.prod(axis=1) * 3)])
         self._folder: Path | None = None
@@ -99,6 +101,11 @@ class DetectionDataset:
             self._fill_memory()
         elif cache == "disk":
             self._fill_folder()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # In a worker that was not forked: it has to be told what this process was told.
+        self.__dict__.update(state)
+        limit_pixels(self._max_pixels)
 
     def __len__(self) -> int:
         return len(self.annotations)

@@ -18,6 +18,7 @@ from yolorep.data.scan import load_annotations
 from yolorep.device import autocast_dtype, select_device
 from yolorep.errors import UserError
 from yolorep.files import write_text
+from yolorep.image_headers import limit_pixels
 from yolorep.models.detector import Detector
 from yolorep.models.image_size import fit_image_size
 from yolorep.ops.letterbox import Geometry
@@ -204,6 +205,7 @@ def load_data(options: TrainOptions) -> tuple[Dataset, Dataset]:
     Raises:
         UserError: if a split is missing, without images, or has a wrong label.
     """
+    limit_pixels(options.max_pixels)
     config = load_data_config(options.data)
     annotations = {
         split: load_annotations(config, split, single_class=options.single_cls) for split in ("train", "val")
