@@ -116,8 +116,7 @@ def _needs_pillow(data: bytes, header: Header) -> bool:
     if header.format in ("JPEG", "MPO"):
         # OpenCV 4 paints the missing part of a truncated JPEG grey. Most whole ones end with the marker, and quickly.
         return not (data.endswith(_JPEG_END) or data.rstrip(b"\0").endswith(_JPEG_END))
-    # OpenCV multiplies the colours of a TIFF by its alpha.
-    return header.format not in _OPENCV_FORMATS or (header.alpha and header.numbers == "uint8")
+    return header.format not in _OPENCV_FORMATS or header.blended
 
 
 def _decode_cv2(data: bytes, header: Header, shrink: int) -> NDArray[np.uint8] | None:

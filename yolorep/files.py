@@ -81,17 +81,22 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def distinct_files(paths: Iterable[str]) -> list[str]:
-    """Each file once, however many links lead to it, in the order given: by its own path if that is among them."""
+def real_paths(paths: Iterable[str]) -> Iterator[str]:
+    """Where each file is once links are followed. A folder is looked up once, however many files it holds."""
     folders: dict[str, str] = {}
-    kept: dict[str, str] = {}
     for path in paths:
         folder, name = os.path.split(path)
         if folder not in folders:
             folders[folder] = os.path.realpath(folder)
-        own, link = os.path.join(folders[folder], name), os.path.islink(path)
-        real = os.path.realpath(path) if link else own
-        if real not in kept or (not link and os.path.islink(kept[real])):
+        yield os.path.realpath(path) if os.path.islink(path) else os.path.join(folders[folder], name)
+
+
+def distinct_files(paths: Iterable[str]) -> list[str]:
+    """Each file once, however many links lead to it, in the order given: by its own path if that is among them."""
+    paths = list(paths)
+    kept: dict[str, str] = {}
+    for path, real in zip(paths, real_paths(paths), strict=True):
+        if real not in kept or (os.path.islink(kept[real]) and not os.path.islink(path)):
             kept[real] = path
     return list(kept.values())
 

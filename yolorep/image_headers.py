@@ -19,9 +19,10 @@ _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 #: More passes than any encoder makes; a file of a few kilobytes could ask for thousands.
 _MAX_SCANS = 50
 
-_WIDTH, _HEIGHT, _BITS, _COLOURS, _ORIENTATION, _SAMPLES = 256, 257, 258, 262, 274, 277
+_WIDTH, _HEIGHT, _BITS, _ORIENTATION, _SAMPLES = 256, 257, 258, 274, 277
 _TILE_WIDTH, _TILE_HEIGHT, _EXTRA_SAMPLES, _SAMPLE_FORMAT = 322, 323, 338, 339
-_CMYK = 5
+#: Among the extra samples: alpha that the colours have not been multiplied by.
+_ALPHA = 2
 #: Type of a tag's values -> struct format. Rationals are two numbers.
 _TAG_TYPES = {
     1: "B", 3: "H", 4: "I", 5: "II", 6: "b", 8: "h", 9: "i", 10: "ii", 11: "f", 12: "d", 13: "I", 16: "Q", 17: "q",
@@ -69,7 +70,7 @@ class Header:
         size: height and width in pixels as stored, before the picture is turned upright.
         orientation: 1 to 8 as EXIF counts them; 1, upright, where the file says nothing or nonsense.
         numbers: of one sample: ``uint8``, ``uint16``, ``float32``, …
-        alpha: whether a TIFF has samples beside its colours.
+        blended: whether OpenCV would multiply a TIFF's colours by its alpha.
         orientation_at: where a TIFF holds its orientation tag, 0 if it has none.
     """
 
@@ -77,7 +78,7 @@ class Header:
     size: tuple[int, int]
     orientation: int = 1
     numbers: str = "uint8"
-    alpha: bool = False
+    blended: bool = False
     orientation_at: int = 0
 
     @property
@@ -242,7 +243,7 @@ def _tiff_header(data: bytes) -> Header:
         (height, width),
         tags.orientation,
         f"{kind}{8 * size}",
-        alpha=_EXTRA_SAMPLES in tags.entries and tags.number(_COLOURS, 0) != _CMYK,
+        blended=tags.number(_EXTRA_SAMPLES, 0) == _ALPHA and (samples == 4 or size == 1),
         orientation_at=tags.entries.get(_ORIENTATION, 0),
     )
 

@@ -11,10 +11,10 @@ import torch
 import yaml
 
 from yolorep.config import Hyp, check_options, lasting_name, load_yaml
-from yolorep.console import say
+from yolorep.console import plural, say
 from yolorep.data.catalog import load_data_config
 from yolorep.data.dataset import Dataset, DetectionDataset
-from yolorep.data.scan import load_annotations
+from yolorep.data.scan import count_linked, load_annotations
 from yolorep.device import autocast_dtype, select_device
 from yolorep.errors import UserError
 from yolorep.files import write_text
@@ -210,6 +210,8 @@ def load_data(options: TrainOptions) -> tuple[Dataset, Dataset]:
     annotations = {
         split: load_annotations(config, split, single_class=options.single_cls) for split in ("train", "val")
     }
+    if linked := count_linked(annotations["train"], annotations["val"]):
+        say(f"{options.data}: {plural('image', linked)} of val can be reached from train through links: AP is too high")
     train_set, val_set = (
         DetectionDataset(
             found,
