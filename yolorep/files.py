@@ -98,7 +98,8 @@ def distinct_files(paths: Iterable[str]) -> list[str]:
     for path, real in zip(paths, real_paths(paths), strict=True):
         if real not in kept or (os.path.islink(kept[real]) and not os.path.islink(path)):
             kept[real] = path
-    return list(kept.values())
+    chosen = set(kept.values())
+    return [path for path in dict.fromkeys(paths) if path in chosen]
 
 
 def walk_files(folder: str, onerror: Callable[[OSError], None]) -> Iterator[str]:
@@ -120,7 +121,7 @@ def walk_files(folder: str, onerror: Callable[[OSError], None]) -> Iterator[str]
         seen.add(real)
         try:
             with os.scandir(path) as entries:
-                found = list(entries)
+                found = sorted(entries, key=lambda entry: entry.name)
         except OSError as error:
             onerror(error)
             continue

@@ -218,7 +218,8 @@ def passed_over(paths: Iterable[str]) -> str:
     counts = Counter(suffix for suffix in suffixes if suffix not in _BESIDE_SUFFIXES)
     if not counts:
         return ""
-    shown = [f"{suffix or 'without suffix'} {count}" for suffix, count in counts.most_common(_SUFFIXES_SHOWN)]
+    most = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    shown = [f"{suffix or 'without suffix'} {count}" for suffix, count in most[:_SUFFIXES_SHOWN]]
     more = " and others" if len(counts) > _SUFFIXES_SHOWN else ""
     return f"{plural('file', counts.total())} passed over: {', '.join(shown)}{more}"
 

@@ -173,12 +173,12 @@ class DetectionDataset:
         """An image kept on disk; None if it is not there, damaged, or another one."""
         try:
             content = file.read_bytes()
-        except OSError:
+            stored, check = content[:-_CHECK_SIZE], content[-_CHECK_SIZE:]
+            if zlib.crc32(stored).to_bytes(_CHECK_SIZE, "little") != check:
+                return None
+            image = np.load(io.BytesIO(stored), allow_pickle=False)
+        except (OSError, ValueError, EOFError):
             return None
-        stored, check = content[:-_CHECK_SIZE], content[-_CHECK_SIZE:]
-        if zlib.crc32(stored).to_bytes(_CHECK_SIZE, "little") != check:
-            return None
-        image = np.load(io.BytesIO(stored), allow_pickle=False)
         return image if image.dtype == np.uint8 and image.shape == (*self.shapes[index], 3) else None
 
     def _store(self, index: int, file: Path, image: NDArray[np.uint8]) -> None:
