@@ -83,7 +83,8 @@ def png_chunk(kind: bytes, content: bytes) -> bytes:
 def blank_png(width: int, height: int) -> bytes:
     """A PNG of one bit a pixel, a thousand times smaller than its pixels."""
     packer, row = zlib.compressobj(9), b"\0" * (1 + -(-width // 8))
-    rows = b"".join(packer.compress(row * 1000) for _ in range(-(-height // 1000))) + packer.flush()
+    counts = [min(1000, height - start) for start in range(0, height, 1000)]
+    rows = b"".join(packer.compress(row * count) for count in counts) + packer.flush()
     head = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", head) + png_chunk(b"IDAT", rows) + png_chunk(b"IEND", b"")
 

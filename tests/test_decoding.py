@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -33,6 +34,8 @@ def stored(pixels: np.ndarray, numbers: str, top: float) -> np.ndarray:
 def test_unusual_numbers_become_the_picture_they_are(
     numbers: str, top: float, colours: int, order: str, deflate: bool, tmp_path: Path
 ) -> None:
+    if numbers == "uint32" and cv2.__version__ < "5" and (colours == 3 or order == ">"):
+        pytest.skip("OpenCV 4 has no unsigned type of 32 bits; Pillow reads one channel, little-endian")
     picture = GRAY if colours == 1 else BGR
     (tmp_path / "a.tif").write_bytes(tiff(stored(picture, numbers, top), order=order, deflate=deflate))
     notes: list[str] = []

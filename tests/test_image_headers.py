@@ -156,6 +156,11 @@ def test_files_that_decoders_take_differently(case: str) -> None:
         decode_image(DAMAGED[case])
 
 
+def test_what_pillow_cannot_decode_is_named() -> None:
+    with pytest.raises(ImageError, match="AVIF or HEIF, which this installation of Pillow cannot decode"):
+        decode_image(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(99))
+
+
 def test_the_limit_is_one_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)  # put back at the end
     for data in (blank_png(40, 50), with_exif(RGB[:50, :40], "JPEG", b""), tiff(np.zeros((50, 40), np.uint8))):

@@ -128,8 +128,8 @@ def _decode_cv2(data: bytes, header: Header, shrink: int) -> NDArray[np.uint8] |
 def _imdecode(data: bytes, flags: int) -> NDArray[Any] | None:
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    except cv2.error as error:
-        raise ImageError("too large or damaged") from error
+    except cv2.error:  # as when it returns None: Pillow tries too, and says what is wrong
+        return None
     return None if image is None else np.asarray(image)
 
 
@@ -158,13 +158,13 @@ def pixels_of(image: Image.Image, note: Note | None = None) -> NDArray[np.uint8]
 
 def _decode_numbers(data: bytes, header: Header) -> NDArray[Any]:
     """The values of an image of floats, of signed integers or of more than 16 bits: channels in OpenCV's order."""
-    values = _imdecode(data, cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION)
     numbers = np.dtype(header.numbers)
+    values = _imdecode(data, cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION)
     if values is None or values.dtype.itemsize != numbers.itemsize:
         with decoder_errors(), open_pillow(data) as image:
             image.load()
             if image.mode not in ("I", "F"):
                 raise ImageError(f"{header.numbers} values in a picture that only 8 or 16 bits can be read of")
-            return np.asarray(image)
-    # Older versions of OpenCV have no unsigned type of 32 bits.
-    return values if values.dtype == numbers else values.view(numbers)
+            values = np.asarray(image)
+    # Of 32 bits, Pillow and older versions of OpenCV have no unsigned type.
+    return values.view(numbers) if values.dtype.itemsize == numbers.itemsize else values.astype(numbers)

@@ -16,6 +16,7 @@ from PIL import Image, ImageFile
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM", "JPEG2000", "AVIF", "HEIF")
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_AVIF_AND_HEIF = (b"ftypavif", b"ftypavis", b"ftypheic", b"ftypheix", b"ftypmif1")
 #: More passes than any encoder makes; a file of a few kilobytes could ask for thousands.
 _MAX_SCANS = 50
 
@@ -130,6 +131,8 @@ def open_pillow(data: bytes) -> ImageFile.ImageFile:
             raise ImageError(f"{name}, which this installation of Pillow cannot decode")
         if factory and accepted:
             return factory(io.BytesIO(data), "")
+    if data[4:12] in _AVIF_AND_HEIF:
+        raise ImageError("AVIF or HEIF, which this installation of Pillow cannot decode")
     raise ImageError("not an image")
 
 
