@@ -7,12 +7,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
+from yolorep.console import plural
 from yolorep.data.annotations import Annotations
 from yolorep.errors import UserError
-from yolorep.files import is_endless
-from yolorep.images import IMAGE_SUFFIXES
+from yolorep.files import distinct_files, is_endless, walk_files
+from yolorep.images import IMAGE_SUFFIXES, passed_over
+
+#: Of an animation the first frame is taken.
+_SUFFIXES = IMAGE_SUFFIXES | {".gif"}
 
 
 class NotThere(UserError):
@@ -116,30 +120,53 @@ class NamingReader(Reader):
         return frozenset()
 
 
+class Found(NamedTuple):
+    """The image files of a split, and what is to be told about those left out."""
+
+    paths: list[str]
+    notes: list[str]
+
+
 def list_images(paths: Sequence[str], places: Places) -> list[str]:
     """The image files of folders, sorted, and of text files that name one a line, each file once.
 
     Raises:
         UserError: if a path is not there or has no images.
     """
+    return find_images(paths, places).paths
+
+
+def find_images(paths: Sequence[str], places: Places) -> Found:
+    """As :func:`list_images`, with a note on files that are not read and one on links to images already there.
+
+    Raises:
+        UserError: if a path is not there or has no images.
+    """
     images: list[str] = []
+    others: list[str] = []
+    notes: list[str] = []
     for text in paths:
         found = places.find(text)
-        images += _list_folder(found, places.where) if found.is_dir() else _list_file(found, places)
-    return list(dict.fromkeys(images))
+        images += _list_folder(found, places.where, others, notes) if found.is_dir() else _list_file(found, places)
+    named = dict.fromkeys(images)
+    distinct = distinct_files(named)
+    again = len(named) - len(distinct)
+    notes += [passed_over(others), f"{plural('link', again)} to images already there left out" if again else ""]
+    return Found(distinct, [note for note in notes if note])
 
 
-def _list_folder(folder: Path, where: str) -> list[str]:
-    images = sorted(
-        os.path.join(parent, name)
-        for parent, _, names in os.walk(folder, followlinks=True)
-        for name in names
+def _list_folder(folder: Path, where: str, others: list[str], notes: list[str]) -> list[str]:
+    """The images below a folder; other files are added to ``others``, folders that cannot be read to ``notes``."""
+    images: list[str] = []
+    for path in walk_files(str(folder), lambda error: notes.append(f"{error.filename}: {error.strerror}")):
+        name = os.path.basename(path)
         # A leading dot: AppleDouble files and the like.
-        if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not name.startswith(".")
-    )
+        wanted = os.path.splitext(name)[1].lower() in _SUFFIXES and not name.startswith(".")
+        (images if wanted else others).append(path)
     if not images:
-        raise UserError(f"{where}: expected images ({' '.join(sorted(IMAGE_SUFFIXES))}), found none in {folder}")
-    return images
+        told = "".join(f"; {note}" for note in (passed_over(others), *notes) if note)
+        raise UserError(f"{where}: expected images ({' '.join(sorted(_SUFFIXES))}), found none in {folder}{told}")
+    return sorted(images)
 
 
 def _list_file(file: Path, places: Places) -> list[str]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from yolorep.console import plural, say
 from yolorep.data.annotations import Annotations, Truth
 from yolorep.data.cache import Arrays, cache_file, load_arrays, save_arrays
-from yolorep.data.readers.base import Places, Reader, list_images
+from yolorep.data.readers.base import Places, Reader, find_images, list_images
 from yolorep.data.readers.probe import Probe, ProbedImages, in_threads, pack_probes, probe, shorten
 from yolorep.errors import UserError
 from yolorep.files import is_endless
@@ -44,7 +44,8 @@ class YoloReader(Reader):
         return list_images(self.paths, places)
 
     def read(self, names: tuple[str, ...], places: Places) -> Annotations:
-        images, where = self.images(places), places.where
+        images, found = find_images(self.paths, places)
+        where = places.where
         labels = [label_path(image) for image in images]
         cache = cache_file("-".join(map(str, ("yolo-rows", *(self.kpt_shape or ())))), [*images, *labels])
         arrays = load_arrays(cache)
@@ -67,6 +68,7 @@ class YoloReader(Reader):
             f"{plural('row', clipped)} a little outside the image clipped" if clipped else "",
             f"{plural('row', pointed)} with key points, of which only the box is used" if pointed else "",
             f"in {shorten(list(map(str, map(places.find, self.paths))))}",
+            *found,
         ]
         truth = Truth.of_boxes(boxes, counts, probed.sizes)
         annotations = probed.annotations(names, tuple(range(len(names))), truth=truth, where=where, notes=notes)
