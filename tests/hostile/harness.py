@@ -116,8 +116,10 @@ def run_cases(
         refusals: errors by which an input is refused.
     """
     waiting, outcomes = list(cases), []
+    limits = limits or Limits()
+    wall = limits.wall * slowness()
     while waiting:
-        done = _run_in_child(waiting, limits or Limits(), warm, refusals)
+        done = _run_in_child(waiting, limits, wall, warm, refusals)
         outcomes += done
         waiting = waiting[len(done) :]
     return outcomes
@@ -170,7 +172,11 @@ def check_exit(code: int, stderr: str) -> None:
 
 
 def _run_in_child(
-    cases: Sequence[Case], limits: Limits, warm: Callable[[], object] | None, refusals: tuple[type[Exception], ...]
+    cases: Sequence[Case],
+    limits: Limits,
+    wall: float,
+    warm: Callable[[], object] | None,
+    refusals: tuple[type[Exception], ...],
 ) -> list[Outcome]:
     """Outcomes of the cases up to the one that the process died of."""
     reader, writer = os.pipe()
@@ -190,7 +196,7 @@ def _run_in_child(
             finally:
                 os._exit(code)
         os.close(writer)
-        outcomes, hung = _collect(reader, cases, limits.wall * slowness())
+        outcomes, hung = _collect(reader, cases, wall)
         if hung:
             os.kill(pid, signal.SIGKILL)
         _, status = os.waitpid(pid, 0)
@@ -238,31 +244,30 @@ def _work(
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     if cv2 := sys.modules.get("cv2"):
         cv2.setNumThreads(0)  # its threads did not survive the fork
-    slow = slowness()
     if warm:
         warm()
         os.write(writer, bytes(4))  # a sign of life
     for entry in cases:
         if entry.before:
             entry.before()
-        message = pickle.dumps(_measure(entry, limits, refusals, slow))
+        message = pickle.dumps(_measure(entry, limits, refusals))
         os.write(writer, len(message).to_bytes(4, "little") + message)
 
 
-def _measure(entry: Case, limits: Limits, refusals: tuple[type[Exception], ...], slow: float) -> Outcome:
+def _measure(entry: Case, limits: Limits, refusals: tuple[type[Exception], ...]) -> Outcome:
     _reset_peak()
     resident, data = _status("VmRSS"), _status("VmData")
     used = _cpu_seconds()
     # Room beyond the limits: what is a little over is measured, only what is far over is stopped.
     _limit(resource.RLIMIT_DATA, data + limits.memory * 3 // 2 if data else resource.RLIM_INFINITY)
-    _limit(resource.RLIMIT_CPU, int(used + 5 * limits.cpu * slow) + 2)
+    _limit(resource.RLIMIT_CPU, int(used + 10 * limits.cpu) + 2)
     try:
         kind, detail = _call(entry.call, refusals)
     finally:
         _limit(resource.RLIMIT_DATA, resource.RLIM_INFINITY)
         _limit(resource.RLIMIT_CPU, resource.RLIM_INFINITY)
     seconds, grown = _cpu_seconds() - used, _status("VmHWM") - resident
-    if seconds > limits.cpu * slow and seconds > limits.cpu * slowness():  # busier now than at the start
+    if seconds > limits.cpu and seconds > limits.cpu * slowness():
         return Outcome(entry.name, OVER, f"{seconds:.1f} s of CPU, then: {kind} {detail}")
     if grown > limits.memory:
         return Outcome(entry.name, OVER, f"{grown / GB:.1f} GB of memory, then: {kind} {detail}")

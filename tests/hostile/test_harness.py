@@ -23,6 +23,7 @@ from tests.hostile.harness import (
 )
 from tests.hostile.mutate import mutate_bytes, mutate_text, mutate_tree, rng
 from yolorep.errors import UserError, YolorepError
+from yolorep.images import ImageError
 
 
 def _raise(error: Exception) -> None:
@@ -39,7 +40,7 @@ def test_every_outcome_is_told_apart_and_a_dead_process_costs_one_case() -> None
     cases = [
         (case("returns", int), HANDLED),
         (case("one line", _raise, UserError("x: expected y")), REFUSED),
-        (case("two lines", _raise, UserError("x\ny")), TRACEBACK),
+        (case("two lines", _raise, ImageError("x\ny")), TRACEBACK),
         (case("no words", _raise, UserError("")), TRACEBACK),
         (case("another error", _raise, KeyError("x")), TRACEBACK),
         (case("exits", os._exit, 3), TRACEBACK),
