@@ -70,6 +70,8 @@ def test_other_commands() -> None:
             "--batch-size: expected a number of at most 4294967295, found a larger one",
         ),
         (["train", "--seed", str(2**70)], "--seed: expected a number of at most 4294967295"),
+        (["train", "--project", "a\0b"], r"--project: expected text, found 'a\x00b', which holds a NUL character"),
+        (["compare", "a.pt", "b\0.pt"], "--weights: expected text, found"),
         (["train", "--workers", "100000"], "--workers: expected a number from 0 to 512, found 100000"),
         (["train", "--freeze", "1", str(-(2**64))], "--freeze: expected a number of at most 4294967295"),
         (["info", "--cfg", MODEL, "--imgsz", "1000000000"], "--imgsz: expected an image size from 1 to 16384 pixels"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import signal
 import sys
@@ -82,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 128 + signal.SIGPIPE  # head, say, has seen enough
         where = f"{error.filename}: " if error.filename else ""
         print(one_line(f"error: {where}{error.strerror or error}"), file=sys.stderr)
-        return 1
+        return 2 if error.errno in (errno.ENAMETOOLONG, errno.ELOOP) else 1  # names that no file can have
     return 0
 
 

@@ -198,15 +198,17 @@ def _run_in_child(
         os.close(writer)
         outcomes, hung = _collect(reader, cases, wall)
         if hung:
+            os.kill(pid, signal.SIGABRT)  # faulthandler says where it waits
+            time.sleep(0.2)
             os.kill(pid, signal.SIGKILL)
         _, status = os.waitpid(pid, 0)
         words.seek(0)
-        said = words.read()[-2000:].decode(errors="replace").strip()
+        said = words.read().decode(errors="replace").partition("Extension modules:")[0].strip()[-3000:]
     if len(outcomes) < len(cases):
         died = cases[len(outcomes)].name
         number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
         if hung:
-            outcomes.append(Outcome(died, OVER, f"hung for {limits.wall:g} s"))
+            outcomes.append(Outcome(died, OVER, f"hung for {limits.wall:g} s: {said}"))
         elif number == signal.SIGXCPU:
             outcomes.append(Outcome(died, OVER, "stopped after several times its CPU time"))
         else:
