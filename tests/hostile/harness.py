@@ -116,10 +116,8 @@ def run_cases(
         refusals: errors by which an input is refused.
     """
     waiting, outcomes = list(cases), []
-    limits = limits or Limits()
-    wall = limits.wall * slowness()
     while waiting:
-        done = _run_in_child(waiting, limits, wall, warm, refusals)
+        done = _run_in_child(waiting, limits or Limits(), warm, refusals)
         outcomes += done
         waiting = waiting[len(done) :]
     return outcomes
@@ -174,7 +172,6 @@ def check_exit(code: int, stderr: str) -> None:
 def _run_in_child(
     cases: Sequence[Case],
     limits: Limits,
-    wall: float,
     warm: Callable[[], object] | None,
     refusals: tuple[type[Exception], ...],
 ) -> list[Outcome]:
@@ -196,7 +193,7 @@ def _run_in_child(
             finally:
                 os._exit(code)
         os.close(writer)
-        outcomes, hung = _collect(reader, cases, wall)
+        outcomes, hung = _collect(reader, cases, limits.wall)
         if hung:
             os.kill(pid, signal.SIGABRT)  # faulthandler says where it waits
             time.sleep(0.2)
@@ -223,7 +220,7 @@ def _collect(reader: int, cases: Sequence[Case], wall: float) -> tuple[list[Outc
     with open(reader, "rb", buffering=0) as pipe:
         buffer = b""
         while len(outcomes) < len(cases):
-            if not select.select([pipe], [], [], wall)[0]:
+            if not select.select([pipe], [], [], wall)[0] and not select.select([pipe], [], [], wall * slowness())[0]:
                 return outcomes, True
             chunk = pipe.read(1 << 16)
             if not chunk:
