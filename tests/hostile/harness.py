@@ -161,7 +161,7 @@ def check_exit(code: int, stderr: str) -> None:
     assert code in (1, 2) or 128 < code < 160, f"exit code {code}: {stderr[-500:]!r}"
     lines = stderr.splitlines()
     last = lines[-1] if lines else ""
-    assert last.startswith(("error: ", "interrupted", "stopped")), f"exit code {code}, last line {last!r}"
+    assert last.startswith(("error: ", "interrupted", "ended by ")), f"exit code {code}, last line {last!r}"
     if "there is not enough memory" in last:
         raise MemoryError(last)
     # Lines above the last one are warnings; an error of several lines would begin among them.

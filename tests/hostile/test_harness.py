@@ -71,7 +71,7 @@ def test_what_waits_for_ever_is_stopped_and_says_where() -> None:
     [
         (0, "warned\n", None),
         (2, "warned\nerror: x\n", YolorepError),
-        (143, "stopped by SIGTERM: weights are saved\n", YolorepError),
+        (143, "ended by SIGTERM: weights are saved\n", YolorepError),
         (2, "", AssertionError),
         (3, "error: x\n", AssertionError),
         (1, "Traceback (most recent call last)\nerror: x\n", AssertionError),
