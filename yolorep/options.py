@@ -74,10 +74,11 @@ class Options:
         for entry in fields(self):
             value, low, high = getattr(self, entry.name), entry.metadata["low"], entry.metadata["high"]
             choices = entry.metadata["choices"]
-            if any(
-                isinstance(one, int) and abs(one) > LARGEST for one in (value if isinstance(value, list) else [value])
-            ):
-                raise UserError(f"{flag(entry.name)}: expected a number of at most {LARGEST}, found a larger one")
+            for part in value if isinstance(value, list) else [value]:
+                if isinstance(part, str) and "\0" in part:
+                    raise UserError(f"{flag(entry.name)}: expected text, found {part!r}, which holds a NUL character")
+                if isinstance(part, int) and abs(part) > LARGEST:
+                    raise UserError(f"{flag(entry.name)}: expected a number of at most {LARGEST}, found a larger one")
             if choices and value is not None and value not in choices:
                 raise UserError(f"{flag(entry.name)}: expected one of {', '.join(choices)}, found {value!r}")
             if value is None or ((low is None or value >= low) and (high is None or value <= high)):

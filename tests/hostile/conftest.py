@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.hostile.harness import Case, Tally, faults, run_cases
+from tests.hostile.workplace import Workplace
 
 _TALLY = pytest.StashKey[Tally]()
 
@@ -26,6 +27,12 @@ def hostile(request: pytest.FixtureRequest) -> Hostile:
             pytest.fail(found, pytrace=False)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
+    """Where commands work; not to be changed."""
+    return Workplace.make(tmp_path_factory.mktemp("workplace"))
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:

@@ -161,7 +161,7 @@ def check_exit(code: int, stderr: str) -> None:
     assert code in (1, 2) or 128 < code < 160, f"exit code {code}: {stderr[-500:]!r}"
     lines = stderr.splitlines()
     last = lines[-1] if lines else ""
-    assert last.startswith(("error: ", "interrupted", "stopped")), f"exit code {code}, last line {last!r}"
+    assert last.startswith(("error: ", "interrupted", "ended by ")), f"exit code {code}, last line {last!r}"
     if "there is not enough memory" in last:
         raise MemoryError(last)
     # Lines above the last one are warnings; an error of several lines would begin among them.
@@ -170,7 +170,10 @@ def check_exit(code: int, stderr: str) -> None:
 
 
 def _run_in_child(
-    cases: Sequence[Case], limits: Limits, warm: Callable[[], object] | None, refusals: tuple[type[Exception], ...]
+    cases: Sequence[Case],
+    limits: Limits,
+    warm: Callable[[], object] | None,
+    refusals: tuple[type[Exception], ...],
 ) -> list[Outcome]:
     """Outcomes of the cases up to the one that the process died of."""
     reader, writer = os.pipe()
@@ -190,17 +193,19 @@ def _run_in_child(
             finally:
                 os._exit(code)
         os.close(writer)
-        outcomes, hung = _collect(reader, cases, limits.wall * slowness())
+        outcomes, hung = _collect(reader, cases, limits.wall)
         if hung:
+            os.kill(pid, signal.SIGABRT)  # faulthandler says where it waits
+            time.sleep(0.2)
             os.kill(pid, signal.SIGKILL)
         _, status = os.waitpid(pid, 0)
         words.seek(0)
-        said = words.read()[-2000:].decode(errors="replace").strip()
+        said = words.read().decode(errors="replace").partition("Extension modules:")[0].strip()[-3000:]
     if len(outcomes) < len(cases):
         died = cases[len(outcomes)].name
         number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
         if hung:
-            outcomes.append(Outcome(died, OVER, f"hung for {limits.wall:g} s"))
+            outcomes.append(Outcome(died, OVER, f"hung for {limits.wall:g} s: {said}"))
         elif number == signal.SIGXCPU:
             outcomes.append(Outcome(died, OVER, "stopped after several times its CPU time"))
         else:
@@ -215,7 +220,7 @@ def _collect(reader: int, cases: Sequence[Case], wall: float) -> tuple[list[Outc
     with open(reader, "rb", buffering=0) as pipe:
         buffer = b""
         while len(outcomes) < len(cases):
-            if not select.select([pipe], [], [], wall)[0]:
+            if not select.select([pipe], [], [], wall)[0] and not select.select([pipe], [], [], wall * slowness())[0]:
                 return outcomes, True
             chunk = pipe.read(1 << 16)
             if not chunk:
@@ -238,31 +243,30 @@ def _work(
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     if cv2 := sys.modules.get("cv2"):
         cv2.setNumThreads(0)  # its threads did not survive the fork
-    slow = slowness()
     if warm:
         warm()
         os.write(writer, bytes(4))  # a sign of life
     for entry in cases:
         if entry.before:
             entry.before()
-        message = pickle.dumps(_measure(entry, limits, refusals, slow))
+        message = pickle.dumps(_measure(entry, limits, refusals))
         os.write(writer, len(message).to_bytes(4, "little") + message)
 
 
-def _measure(entry: Case, limits: Limits, refusals: tuple[type[Exception], ...], slow: float) -> Outcome:
+def _measure(entry: Case, limits: Limits, refusals: tuple[type[Exception], ...]) -> Outcome:
     _reset_peak()
     resident, data = _status("VmRSS"), _status("VmData")
     used = _cpu_seconds()
     # Room beyond the limits: what is a little over is measured, only what is far over is stopped.
     _limit(resource.RLIMIT_DATA, data + limits.memory * 3 // 2 if data else resource.RLIM_INFINITY)
-    _limit(resource.RLIMIT_CPU, int(used + 5 * limits.cpu * slow) + 2)
+    _limit(resource.RLIMIT_CPU, int(used + 10 * limits.cpu) + 2)
     try:
         kind, detail = _call(entry.call, refusals)
     finally:
         _limit(resource.RLIMIT_DATA, resource.RLIM_INFINITY)
         _limit(resource.RLIMIT_CPU, resource.RLIM_INFINITY)
     seconds, grown = _cpu_seconds() - used, _status("VmHWM") - resident
-    if seconds > limits.cpu * slow and seconds > limits.cpu * slowness():  # busier now than at the start
+    if seconds > limits.cpu and seconds > limits.cpu * slowness():
         return Outcome(entry.name, OVER, f"{seconds:.1f} s of CPU, then: {kind} {detail}")
     if grown > limits.memory:
         return Outcome(entry.name, OVER, f"{grown / GB:.1f} GB of memory, then: {kind} {detail}")

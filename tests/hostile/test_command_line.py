@@ -7,6 +7,7 @@ import random
 import typing
 from collections.abc import Iterator
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 
@@ -39,11 +40,6 @@ NAMES = (
 VALUES = NUMBERS + NAMES
 #: More work than a test has time for, the network, a window; fetched weights.
 _NOT_TRIED = ("epochs", "download", "view_img", "log")
-
-
-@pytest.fixture(scope="module")
-def workplace(tmp_path_factory: pytest.TempPathFactory) -> Workplace:
-    return Workplace.make(tmp_path_factory.mktemp("workplace"))
 
 
 def mutated(workplace: Workplace, seed: int) -> list[str]:
@@ -98,10 +94,10 @@ def cases(workplace: Workplace, seeds: range) -> Iterator[Case]:
 WORK = Limits(cpu=20.0)
 
 
-def test_command_lines(hostile: Hostile, workplace: Workplace) -> None:
-    hostile(cases(workplace, range(12)), limits=WORK)
+def test_command_lines(hostile: Hostile, workplace: Workplace, tmp_path: Path) -> None:
+    hostile(cases(workplace.copy(tmp_path), range(12)), limits=WORK)
 
 
 @pytest.mark.slow
-def test_many_command_lines(hostile: Hostile, workplace: Workplace) -> None:
-    hostile(cases(workplace, range(100, 400)), limits=WORK)
+def test_many_command_lines(hostile: Hostile, workplace: Workplace, tmp_path: Path) -> None:
+    hostile(cases(workplace.copy(tmp_path), range(100, 400)), limits=WORK)

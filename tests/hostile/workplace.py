@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import random
-from dataclasses import dataclass
+import subprocess
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tests.inference.white_box import write_white_box
@@ -26,11 +27,20 @@ class Workplace:
     folder: Path
     lines: dict[str, list[str]]
 
+    def copy(self, folder: Path) -> Workplace:
+        """Another one, for what may spoil it."""
+        subprocess.run(["cp", "-a", f"{self.folder}/.", folder], check=True)  # shutil knows no pipes
+        return replace(self, folder=folder)
+
     @classmethod
     def make(cls, folder: Path) -> Workplace:
         """Fills a folder."""
         write_toy_data(folder)
-        save_checkpoint(folder / "toy.pt", build_model(str(folder / "model.yaml")), data=str(folder / "data.yaml"))
+        save_checkpoint(
+            folder / "toy.pt",
+            build_model(folder / "model.yaml", names=["blue", "green"]),
+            data=str(folder / "data.yaml"),
+        )
         write_white_box(folder / "white.torchscript")
         write_image(folder / "street.png")
         write_video(folder / "street.avi", 3, codec="MJPG")

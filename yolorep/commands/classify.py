@@ -107,7 +107,8 @@ def load_classifier(weights: str) -> Classifier:
         raise UserError("--weights: missing; expected a classifier's checkpoint or a published backbone file")
     if format_of(Path(weights)) is not None:
         raise UserError(f"{weights}: expected a classifier, found an exported detector; it runs with 'yolorep detect'")
-    network = load_checkpoint(weights).build() if is_checkpoint(weights) else _published_or_yolov5(weights)
+    own = Path(weights).is_file() and is_checkpoint(weights)  # opening a pipe would wait for its writer
+    network = load_checkpoint(weights).build() if own else _published_or_yolov5(weights)
     if not isinstance(network, Classifier):
         raise UserError(f"{weights}: expected a classifier, found a detector; it runs with 'yolorep detect'")
     return network
