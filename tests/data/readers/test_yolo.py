@@ -71,6 +71,7 @@ def test_reads_rows(text: str, boxes: list[list[float]], duplicates: int, empty:
         ("1.5 .5 .5 .1 .1", r"found 1\.5"),
         ("car .5 .5 .1 .1", r"expected numbers .*found 'car \.5 \.5 \.1 \.1'"),
         ("0 .5 nan .1 .1", r"expected numbers"),
+        ("1_0 .5 .5 .1 .1", r"expected numbers"),
         ("0 .5 .5 inf .1", r"expected numbers"),
         ("0 .5 .5 .1", r"expected 5 columns .*found 4 columns"),
         ("0 .5 .5 .1 .1 .9", r"found 6 columns"),

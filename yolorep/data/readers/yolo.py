@@ -201,7 +201,8 @@ def read_yolo_labels(
 
 def _numbers(fields: list[str], where: str, num_classes: int | None) -> list[float]:
     try:
-        values = [float(field) for field in fields]
+        # Python takes 1_0 for ten.
+        values = [math.nan if "_" in field else float(field) for field in fields]
     except ValueError:
         values = [math.nan]
     if not all(map(math.isfinite, values)):
