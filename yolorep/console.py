@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import select
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sized
-from typing import TypeVar
+from typing import TextIO, TypeVar
 
 T = TypeVar("T")
 
@@ -16,6 +18,32 @@ PLAIN_INTERVAL = 10.0
 def plural(name: str, count: int) -> str:
     """Returns a count and what is counted, one of our own words: ``1 box``, ``2 boxes``."""
     return f"{count} {name}" if count == 1 else f"{count} {name}{'es' if name.endswith(('s', 'x')) else 's'}"
+
+
+def open_closed_streams() -> None:
+    """Makes sure that there are standard streams, where a program is started without them: ``>&-``.
+
+    What is said goes nowhere then. Without this the next file that is opened would take a stream's number, and whatever
+    a library prints would end up in it.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number, which is this one
+    # Python leaves None where there was no stream; they are never closed, like those that it opens.
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
+
+
+def is_read(stream: TextIO) -> bool:
+    """Whether there is still somebody at the other end of a stream; if not, what is written from now on is dropped."""
+    ends = select.poll()
+    ends.register(stream, 0)
+    if not any(event & (select.POLLERR | select.POLLHUP) for _, event in ends.poll(0)):
+        return True
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    return False
 
 
 def say(message: str) -> None:

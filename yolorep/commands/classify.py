@@ -16,6 +16,7 @@ from torchvision.transforms import InterpolationMode
 from yolorep.device import select_device
 from yolorep.errors import UserError
 from yolorep.formats import format_of
+from yolorep.image_headers import limit_pixels
 from yolorep.media.frames import Frame, Unreadable
 from yolorep.media.sources import open_source
 from yolorep.models.classifier import Classifier
@@ -74,7 +75,8 @@ def run(options: ClassifyOptions) -> int:
     """
     if not options.source:
         raise UserError("--source is missing: expected an image, folder, glob pattern, list file, video or URL")
-    frames = open_source(options.source, vid_stride=options.vid_stride)
+    limit_pixels(options.max_pixels)
+    frames = open_source(options.source, vid_stride=options.vid_stride, note=_tell)
     device = select_device(options.device)
     model = fuse(load_classifier(options.weights))[0].to(device)
     prepare = preprocessing(model, size=options.imgsz)
@@ -91,6 +93,10 @@ def run(options: ClassifyOptions) -> int:
     return count
 
 
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr)  # what is on stdout is read by programs
+
+
 def load_classifier(weights: str) -> Classifier:
     """A classifier in eval mode: from our checkpoint, or from a published file, whose variant is recognized.
 
@@ -101,7 +107,8 @@ def load_classifier(weights: str) -> Classifier:
         raise UserError("--weights: missing; expected a classifier's checkpoint or a published backbone file")
     if format_of(Path(weights)) is not None:
         raise UserError(f"{weights}: expected a classifier, found an exported detector; it runs with 'yolorep detect'")
-    network = load_checkpoint(weights).build() if is_checkpoint(weights) else _published_or_yolov5(weights)
+    own = Path(weights).is_file() and is_checkpoint(weights)  # opening a pipe would wait for its writer
+    network = load_checkpoint(weights).build() if own else _published_or_yolov5(weights)
     if not isinstance(network, Classifier):
         raise UserError(f"{weights}: expected a classifier, found a detector; it runs with 'yolorep detect'")
     return network

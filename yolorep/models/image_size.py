@@ -6,18 +6,42 @@ from typing import TYPE_CHECKING
 
 from yolorep.console import say
 from yolorep.defaults import IMAGE_SIZE
+from yolorep.errors import UserError
 from yolorep.ops.letterbox import Geometry, Shape, round_up
 
 if TYPE_CHECKING:
     from yolorep.models.network import Network
 
 
+#: The longest side of a network input. Larger ones are a slip of the pen: a square of this size takes 3 GB by itself.
+LARGEST_IMAGE_SIZE = 16384
+
+
 def fit_image_size(size: int, stride: int) -> int:
-    """``--imgsz`` rounded up to a multiple of the largest stride; says so if that changed it."""
+    """``--imgsz`` rounded up to a multiple of the largest stride; says so if that changed it.
+
+    Raises:
+        UserError: if it is larger than any network input can be.
+    """
+    check_image_size(size, "--imgsz")
     fitted = round_up(size, stride)
     if fitted != size:
         say(f"--imgsz {size}: rounded up to {fitted}, a multiple of the largest stride {stride}")
     return fitted
+
+
+def check_image_size(size: int, source: str) -> None:
+    """Makes sure that a network input of this long side is possible.
+
+    Args:
+        size: in pixels.
+        source: the flag or file that says so.
+
+    Raises:
+        UserError: if it is not.
+    """
+    if not 1 <= size <= LARGEST_IMAGE_SIZE:
+        raise UserError(f"{source}: expected an image size from 1 to {LARGEST_IMAGE_SIZE} pixels, found {size}")
 
 
 def choose_size(asked: int | None, *, geometry: Geometry, stride: int, fixed: Shape | None = None, source: str) -> int:
@@ -29,8 +53,12 @@ def choose_size(asked: int | None, *, geometry: Geometry, stride: int, fixed: Sh
         stride: what the size is rounded up to a multiple of.
         fixed: the only (height, width) that an exported file takes.
         source: what to call the weights.
+
+    Raises:
+        UserError: if it is larger than any network input can be.
     """
     if fixed is not None:
+        check_image_size(max(fixed), source)
         if asked not in (None, max(fixed)):
             say(f"{source}: imgsz {fixed[0]}x{fixed[1]}, which it was exported for, instead of {asked}")
         return max(fixed)
@@ -50,4 +78,5 @@ def counted_size(model: Network, size: int | None, *, quiet: bool = False) -> in
     from yolorep.models.detector import Detector  # late: it imports every block there is
 
     size = size or (IMAGE_SIZE if isinstance(model, Detector) else 224)
+    check_image_size(size, "--imgsz")
     return round_up(size, model.max_stride) if quiet else fit_image_size(size, model.max_stride)
