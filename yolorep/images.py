@@ -21,6 +21,8 @@ from yolorep.files import atomic_write
 from yolorep.image_headers import ImageError as ImageError
 from yolorep.image_headers import ImageReadError as ImageReadError
 from yolorep.image_headers import decoder_errors, exif_orientation
+from yolorep.image_headers import limit_pixels as limit_pixels
+from yolorep.image_headers import max_pixels as max_pixels
 
 if TYPE_CHECKING:
     from torch import Tensor
