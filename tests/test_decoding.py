@@ -46,6 +46,13 @@ def test_unusual_numbers_become_the_picture_they_are(
     assert probe_image(tmp_path / "a.tif") == (30, 40)
 
 
+def test_opencv_says_nothing_of_its_own(capfd: pytest.CaptureFixture[str]) -> None:
+    decode_image(tiff(stored(BGR, "float32", 1)))
+    with pytest.raises(ImageError):
+        decode_image(tiff(BGR)[:500])
+    assert capfd.readouterr() == ("", "")
+
+
 def test_neighbours_stay_comparable() -> None:
     """A dark image of a set is dark beside a bright one: no image is stretched by its own extremes."""
     for numbers, top in (("float32", 1), ("float32", 255), ("int32", 255)):

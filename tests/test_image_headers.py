@@ -46,7 +46,7 @@ def check_upright(data: bytes, orientation: int, path: Path, *, tolerance: int) 
 def test_one_reader_decides_the_orientation(kind: str, tmp_path: Path) -> None:
     for number, (form, order, count) in enumerate(ENCODINGS):
         # One of the eight an encoding; 0 and 9 mean nothing.
-        for orientation in (number % 8 + 1, (0, 9)[number % 2]):
+        for orientation in (number % 8 + 1, (0, 9)[number % 2])[: 1 + (number % 4 == 0)]:
             tag: Tag = (274, form, values(orientation, form, count))
             if kind == "TIFF":
                 data = tiff(RGB, tag, order=order)

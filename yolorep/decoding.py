@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -126,11 +127,18 @@ def _decode_cv2(data: bytes, header: Header, shrink: int) -> NDArray[np.uint8] |
 
 
 def _imdecode(data: bytes, flags: int) -> NDArray[Any] | None:
+    quiet_opencv()
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error:  # as when it returns None: Pillow tries too, and says what is wrong
         return None
     return None if image is None else np.asarray(image)
+
+
+def quiet_opencv() -> None:
+    """Keeps OpenCV from printing what is said in one line here, unless its own variable says how much it may print."""
+    if "OPENCV_LOG_LEVEL" not in os.environ:
+        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
 def _decode_pillow(data: bytes) -> NDArray[np.uint8]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -21,6 +22,8 @@ from yolorep.files import atomic_write
 from yolorep.image_headers import ImageError as ImageError
 from yolorep.image_headers import ImageReadError as ImageReadError
 from yolorep.image_headers import decoder_errors, exif_orientation
+from yolorep.image_headers import limit_pixels as limit_pixels
+from yolorep.image_headers import max_pixels as max_pixels
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,6 +43,8 @@ _BESIDE_SUFFIXES = frozenset({".cache", ".csv", ".db", ".ini", ".json", ".md", "
 WRITTEN_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 
 _EXIF_ORIENTATION = 274
+#: A file may have as many bytes as 16 bits of four colours take, for every pixel it may have.
+_MOST_BYTES = 8
 _SUFFIXES_SHOWN = 5
 
 
@@ -226,9 +231,21 @@ def passed_over(paths: Iterable[str]) -> str:
 
 def _read_bytes(path: str | os.PathLike[str]) -> bytes:
     try:
+        state, most = os.stat(path), _MOST_BYTES * max_pixels()
+        # A pipe would never end, nor would a link to a device; of a folder the system says what it is.
+        if not (stat.S_ISREG(state.st_mode) or stat.S_ISDIR(state.st_mode)):
+            raise ImageReadError("cannot be read (not a regular file)")
+        if state.st_size > most:
+            raise ImageError(
+                f"{state.st_size:,} bytes are more than {_MOST_BYTES} a pixel of the limit; raise it with --max-pixels"
+            )
         data = Path(path).read_bytes()
+    except ImageError:
+        raise
     except FileNotFoundError as error:
         raise ImageError("no such file") from error
+    except ValueError as error:  # a name that no file can have
+        raise ImageError(f"cannot be read ({error})") from error
     except OSError as error:
         raise ImageReadError(f"cannot be read ({error.strerror})") from error
     if not data:

@@ -12,6 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.media.files import make_image, probe_video, write_frames, write_image, write_video
 from tests.media.pipes import open_pipe, pipe_in, until
@@ -116,6 +117,20 @@ def test_unreadable_inputs_are_reported(run: Run, tmp_path: Path, capsys: pytest
     frames = next(int(m[1]) for line in lines if (m := re.search(r"d\.avi: (\d+) frames, ", line)))
     assert any(f"d.avi: not read: only the first {frames} of 40 frames" in line for line in lines)
     assert probe_video(folder / "d.mp4")[0] == frames
+
+
+def test_an_image_above_the_limit_is_one_bad_item(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20_000)  # put back at the end
+    write_image(tmp_path / "in" / "a.jpg")
+    write_image(tmp_path / "in" / "b.png", make_image(200, 200))
+    (tmp_path / "in" / "c.svg").write_text("<svg/>")
+    assert files(run() or tmp_path) == ["a.jpg"]
+    told = capsys.readouterr().out
+    assert "b.png: not read: 200x200 pixels are more than the limit of 20,000; raise it with --max-pixels" in told
+    assert "in: 1 file passed over: .svg 1" in told
+    assert files(run(max_pixels=40_000) or tmp_path) == ["a.jpg", "b.png"]
 
 
 def test_nothing_readable(run: Run, tmp_path: Path) -> None:
