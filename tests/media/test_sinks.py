@@ -175,11 +175,12 @@ def test_video_sink_notices_missing_frames(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(cv2.VideoWriter, "write", once)
     with (
-        pytest.raises(UserError, match="1 of 2 frames could be written; is the disk full"),
+        pytest.raises(OSError, match="1 of 2 frames are in it; is the disk full") as raised,
         VideoSink(tmp_path, OutputNames()) as sink,
     ):
         sink.write(video(0), FOUND, make_image())
         sink.write(video(1), FOUND, make_image())
+    assert raised.value.filename == str(tmp_path / "clip.mp4")
     assert files(tmp_path) == []
 
 

@@ -17,6 +17,7 @@ from yolorep.errors import UserError
 from yolorep.files import new_run_dir
 from yolorep.inference.predictor import Predictor, Timing
 from yolorep.media.frames import Frame, Unreadable
+from yolorep.media.outputs import PatientSink, Written
 from yolorep.media.sinks import (
     CropSink,
     CsvSink,
@@ -35,8 +36,8 @@ from yolorep.options import DetectOptions
 def run(options: DetectOptions) -> Path | None:
     """Detects objects in everything the source names and writes what the options ask for.
 
-    An input that cannot be read is reported and the rest goes on. However the run ends (Ctrl-C included), files begun
-    are finished: a video holds the frames done so far and can be played.
+    An input that cannot be read, or a result that cannot be written, is reported and the rest goes on. However the run
+    ends (Ctrl-C included), files begun are finished: a video holds the frames done so far and can be played.
 
     Args:
         options: the flags of ``detect.py``.
@@ -45,7 +46,8 @@ def run(options: DetectOptions) -> Path | None:
         The folder of the results, None if nothing was to be saved.
 
     Raises:
-        UserError: if an option is wrong, or not one input could be read.
+        UserError: if an option is wrong, or not one input could be read, or not one result written.
+        OSError: naming the file, if the disk is full.
     """
     if not options.source:
         raise UserError(
@@ -81,8 +83,9 @@ def run(options: DetectOptions) -> Path | None:
         if folder:
             stack.callback(say, f"results: {folder}")  # after the sinks are closed, however the run ends
         sinks: list[Sink] = [view] if view else []
+        written = Written()
         for sink in _file_sinks(options, folder, names) if folder else ():
-            sinks.append(stack.enter_context(sink))
+            sinks.append(stack.enter_context(PatientSink(sink, written)))
         total = _Summary("all")
         for path, group in groupby(items, key=lambda item: item.path):
             summary = _Summary(path)
@@ -95,6 +98,8 @@ def run(options: DetectOptions) -> Path | None:
             if view and view.quit:
                 break
         say(total.speed())
+    if written.problem and not written.count:
+        raise UserError(f"not one result could be written, the first: {written.problem}")
     return folder
 
 
