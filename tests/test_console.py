@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Callable, Iterable
 from types import SimpleNamespace
@@ -10,6 +11,7 @@ import pytest
 from tqdm import tqdm
 
 from yolorep.console import plural, progress, say
+from yolorep.errors import one_line
 
 
 @pytest.mark.parametrize(
@@ -23,6 +25,24 @@ from yolorep.console import plural, progress, say
 )
 def test_plural(name: str, count: int, expected: str) -> None:
     assert plural(name, count) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding", "expected"),
+    [
+        ("naïve 猫", "utf-8", "naïve 猫"),
+        ("naïve 猫", "ascii", "na\\xefve \\u732b"),
+        ("b\udce9", "utf-8", "b\\udce9"),
+        ("a\tb\n", "ascii", "a\tb\n"),
+        ("\x1b[2J\r\x9b", "utf-8", "\\x1b[2J\\x0d\\x9b"),
+    ],
+)
+def test_any_text_can_be_printed(monkeypatch: pytest.MonkeyPatch, text: str, encoding: str, expected: str) -> None:
+    shown = io.TextIOWrapper(io.BytesIO(), encoding)
+    monkeypatch.setattr(sys, "stdout", shown)
+    say(text)
+    assert shown.buffer.getvalue().decode(encoding) == f"{expected}\n"
+    assert one_line("a\nb\tc") == "a\\x0ab\\x09c"
 
 
 def ipython(**config: object) -> SimpleNamespace:

@@ -7,12 +7,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import TextIO, TypeVar
 
+from yolorep.errors import CONTROLS
+
 T = TypeVar("T")
 
 #: Seconds between two plain progress lines when the output is not a terminal.
 PLAIN_INTERVAL = 10.0
-#: Control characters but for line ends and tabs, which a name may hold: they would rule the terminal.
-_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
+#: Of them, what lays text out.
+_LAYOUT = {ord(character): character for character in "\n\t"}
 
 
 def plural(name: str, count: int) -> str:
@@ -34,7 +36,7 @@ def say(message: str) -> None:
 def printable(text: str, stream: TextIO | None) -> str:
     """The text as a stream can take it and a terminal shows it: other letters and control characters as escapes."""
     encoding = getattr(stream, "encoding", None) or "utf-8"
-    return text.translate(_CONTROLS).encode(encoding, "backslashreplace").decode(encoding)
+    return text.translate(CONTROLS | _LAYOUT).encode(encoding, "backslashreplace").decode(encoding)
 
 
 def progress(

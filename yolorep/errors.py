@@ -1,10 +1,13 @@
-"""The errors that reach users, and the closest-name hint they share."""
+"""The errors that reach users, and what their lines share."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+
+#: What a name may hold that would rule the terminal, and how it is shown.
+CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))} | {0x2028: "\\u2028", 0x2029: "\\u2029"}
 
 
 class YolorepError(Exception):
@@ -35,6 +38,11 @@ def suggest(name: str, choices: Iterable[str]) -> str:
     by_lower = {choice.lower(): choice for choice in choices}
     close = difflib.get_close_matches(str(name).lower(), by_lower, n=1)
     return f" (did you mean '{by_lower[close[0]]}'?)" if close else ""
+
+
+def one_line(text: str) -> str:
+    """A name without control characters, line ends among them: they are written as escapes."""
+    return text.translate(CONTROLS)
 
 
 def first_line(error: Exception) -> str:
