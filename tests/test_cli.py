@@ -31,6 +31,7 @@ def test_defaults_are_yolov5s() -> None:
     ("argv", "changes"),
     [
         (["--img", "320", "--batch-size", "8"], {"imgsz": 320, "batch_size": 8}),
+        (["--img-size", "320", "--batch", "8"], {"imgsz": 320, "batch_size": 8}),
         (["--batch_size", "8", "--cos-lr"], {"batch_size": 8, "cos_lr": True}),
         (["--batch-size", "-1"], {"batch_size": -1}),
         (["--log", "wandb", "mlflow"], {"log": ["wandb", "mlflow"]}),
@@ -52,6 +53,43 @@ def test_other_commands() -> None:
     assert cli.parse(["compare", "--resamples", "200", "a.pt", "b.onnx"]) == ("compare", compared)
     expected = DetectOptions(weights="w.pt", source="0", classes=["0", "car"])
     assert cli.parse(["detect", "--weights", "w.pt", "--source", "0", "--classes", "0", "car"]) == ("detect", expected)
+
+
+@pytest.mark.parametrize(
+    ("argv", "size"),
+    [
+        (["--imgsz", "640"], 640),
+        (["--imgsz", "480", "640"], (480, 640)),
+        (["--img", "480", "640"], (480, 640)),
+        (["--img-size=480", "640"], (480, 640)),
+        (["--img_size", "480,640"], (480, 640)),
+        (["--imgsz", "480x640"], (480, 640)),
+        (["--imgsz", "[480, 640]"], (480, 640)),
+        (["--imgsz", "640", "--name", "2"], 640),
+    ],
+)
+@pytest.mark.parametrize("command", ["val", "detect", "export", "compare"])
+def test_one_size_or_two(command: str, argv: list[str], size: object) -> None:
+    files = ["a.pt", "3"] if command == "compare" else []
+    _, options = cli.parse([command, *argv, *files])
+    assert options.imgsz == size
+    assert not files or options.weights == files
+
+
+@pytest.mark.parametrize(
+    ("command", "argv", "changes"),
+    [
+        (
+            "val",
+            ["--conf", "0.5", "--iou", "0.5", "--batch", "2"],
+            {"conf_thres": 0.5, "iou_thres": 0.5, "batch_size": 2},
+        ),
+        ("detect", ["--conf", "0.5", "--iou", "0.5"], {"conf_thres": 0.5, "iou_thres": 0.5}),
+        ("export", ["--batch", "2"], {"batch_size": 2}),
+    ],
+)
+def test_short_flags(command: str, argv: list[str], changes: dict[str, Any]) -> None:
+    assert cli.parse([command, *argv]) == (command, cli.COMMANDS[command](**changes))
 
 
 @pytest.mark.parametrize(
@@ -79,6 +117,12 @@ def test_other_commands() -> None:
         (["compare", "a.pt", "--half", "b.pt"], "compare: expected all weights in a row, found 'b.pt'"),
         (["compare"], "the following arguments are required: WEIGHTS"),
         (["compare", "a.pt", "b.pt", "--resamples", "1"], "--resamples: expected a number of at least 100, found 1"),
+        (["train", "--imgsz", "480", "640"], "expected one number here, the side in pixels, found '480 640'"),
+        (["info", "--img", "640", "640"], "expected one number here, the side in pixels, found '640 640'"),
+        (["train", "--imgsz", "big"], "expected one number here, the side in pixels, found 'big'"),
+        (["val", "--imgsz", "1", "2", "3"], "one number or height and width such as 480 640, found '1 2 3'"),
+        (["detect", "--imgsz", "0", "640"], "--imgsz: expected a number of at least 1, found 0"),
+        (["export", "--imgsz", "-1"], "one number or height and width such as 480 640, found '-1'"),
         (["info"], "expected either --weights or --cfg, found neither"),
         (["info", "--cfg", "cfg/yolov5/q.yaml"], "no such file"),
         (["fuse", "--weights", "missing.pt"], "missing.pt: no such file"),

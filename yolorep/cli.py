@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import Any, NoReturn
 
 from yolorep.commands.help_text import default_text, help_text
+from yolorep.commands.size_values import join_sizes, parse_side, parse_size
 from yolorep.commands.yolov5_flags import REPLACED
 from yolorep.errors import UserError, YolorepError, opencv_wanted, suggest
 from yolorep.options import (
@@ -115,7 +116,7 @@ def _read(argv: Sequence[str]) -> argparse.Namespace:
         raise UserError(
             f"yolorep: unknown command {argv[0]!r}{suggest(argv[0], COMMANDS)}; expected one of {', '.join(COMMANDS)}"
         )
-    namespace, unknown = _parser().parse_known_args(argv)
+    namespace, unknown = _parser().parse_known_args(join_sizes(argv))
     if unknown:
         raise UserError(_unknown(namespace.command, unknown[0], COMMANDS[namespace.command]))
     return namespace
@@ -163,6 +164,8 @@ def _add_flag(command: argparse.ArgumentParser, field: Any, hint: Any) -> None:
         kind = typing.get_args(kind)[0]
     if meta["const"] is not None:
         kwargs |= {"nargs": "?", "const": meta["const"]}
+    if field.name == "imgsz":
+        kind = parse_side if kinds == (int,) or kinds == (int, type(None)) else parse_size
     if meta["choices"]:
         kwargs["choices"] = meta["choices"]
     kwargs.setdefault("metavar", field.name.rpartition("_")[2].upper() if not meta["choices"] else None)

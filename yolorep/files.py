@@ -46,14 +46,12 @@ def atomic_write(path: Path) -> Iterator[Path]:
     os.close(handle)
     temporary = Path(name)
     try:
-        yield temporary
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
-    except OSError as error:
-        # What the user knows is the file's own name, not the temporary one's.
-        raise OSError(error.errno, f"could not be written ({error.strerror or error})", str(path)) from error
+        with errors_named(path):
+            yield temporary
+            with temporary.open("rb") as written:
+                os.fsync(written.fileno())
+            temporary.chmod(0o666 & ~_umask())
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -93,6 +91,19 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         raise OSError(error.errno, f"could not be written ({error.strerror or error})", str(path)) from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+@contextmanager
+def errors_named(path: Path) -> Iterator[None]:
+    """Makes errors of the operating system name the file that is being written as the user knows it.
+
+    Raises:
+        OSError: naming ``path``, in place of one that names a temporary file or none.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, f"could not be written ({error.strerror or error})", str(path)) from error
 
 
 def write_text(path: Path, text: str) -> None:

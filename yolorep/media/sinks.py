@@ -12,8 +12,8 @@ import subprocess
 import sys
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from yolorep.detections import Detections, class_name, yolo_text
 from yolorep.errors import UserError
-from yolorep.files import atomic_write, fit_stem, valid_text, write_text
+from yolorep.files import atomic_write, errors_named, fit_stem, valid_text, write_text
 from yolorep.images import WRITTEN_SUFFIXES, write_image
 from yolorep.media.frames import Frame, open_capture, opencv_name
 
@@ -218,21 +218,22 @@ class CsvSink(Sink):
         self._path = path
         self._file = _open_text(path)
         self._rows = csv.writer(self._file, lineterminator="\n")
-        self._rows.writerow(self.COLUMNS)
+        with errors_named(path):
+            self._rows.writerow(self.COLUMNS)
 
     def write(self, frame: Frame, detections: Detections, drawn: Image) -> None:
-        with _naming(self._path):
-            for box, confidence, class_id in zip(
-                detections.xyxy, detections.confidence, detections.class_id.tolist(), strict=True
-            ):
-                number = frame.index + 1 if frame.is_video else ""
-                corners = [f"{value:.2f}" for value in box]
-                name = class_name(self._class_names, class_id)
-                self._rows.writerow([frame.path, number, class_id, name, f"{confidence:.4f}", *corners])
+        for box, confidence, class_id in zip(
+            detections.xyxy, detections.confidence, detections.class_id.tolist(), strict=True
+        ):
+            number = frame.index + 1 if frame.is_video else ""
+            corners = [f"{value:.2f}" for value in box]
+            name = class_name(self._class_names, class_id)
+            self._rows.writerow([frame.path, number, class_id, name, f"{confidence:.4f}", *corners])
+        with errors_named(self._path):
             self._file.flush()
 
     def close(self) -> None:
-        with _naming(self._path):
+        with errors_named(self._path):
             self._file.close()
 
 
@@ -244,31 +245,31 @@ class JsonSink(Sink):
     """
 
     def __init__(self, path: Path, names: OutputNames) -> None:
-        self._names = names
         self._path = path
+        self._names = names
         self._stack = ExitStack()
         temporary = self._stack.enter_context(atomic_write(path))  # no list without its closing bracket
         self._file = self._stack.enter_context(_open_text(temporary))
         self._separator = "[\n"
 
     def write(self, frame: Frame, detections: Detections, drawn: Image) -> None:
-        name = valid_text(self._names.of(frame.path))
+        name, path = valid_text(self._names.of(frame.path)), valid_text(frame.path)
         image_id: str | int = int(name) if name.isdecimal() else name
-        entry = {"image_id": image_id, "file_name": valid_text(frame.path)}
+        entry = {"image_id": image_id, "file_name": path}
         if frame.is_video:
-            entry = {**entry, "image_id": f"{name}_{frame.index + 1}", "frame": frame.index + 1}
-        with _naming(self._path):
-            for (x1, y1, x2, y2), score, class_id in zip(
-                detections.xyxy.tolist(), detections.confidence.tolist(), detections.class_id.tolist(), strict=True
-            ):
-                bbox = [round(value, 3) for value in (x1, y1, x2 - x1, y2 - y1)]
-                self._file.write(self._separator)
-                json.dump({**entry, "category_id": class_id, "bbox": bbox, "score": round(score, 5)}, self._file)
-                self._separator = ",\n"
+            entry = {"image_id": f"{name}_{frame.index + 1}", "file_name": path, "frame": frame.index + 1}
+        for (x1, y1, x2, y2), score, class_id in zip(
+            detections.xyxy.tolist(), detections.confidence.tolist(), detections.class_id.tolist(), strict=True
+        ):
+            bbox = [round(value, 3) for value in (x1, y1, x2 - x1, y2 - y1)]
+            text = json.dumps({**entry, "category_id": class_id, "bbox": bbox, "score": round(score, 5)})
+            with errors_named(self._path):
+                self._file.write(self._separator + text)  # at once, for Ctrl-C may come at any moment
+            self._separator = ",\n"
 
     def close(self) -> None:
-        with _naming(self._path), self._stack:
-            self._file.write("[]\n" if self._separator == "[\n" else "\n]\n")
+        with self._stack:  # a file that cannot be finished is removed
+            self._file.write("\n]\n" if self._file.tell() else "[]\n")
 
 
 class CropSink(Sink):
@@ -351,17 +352,6 @@ def _encoded_rate(fps: float | None) -> float:
     rates = (Fraction(round(Fraction(fps) * scale), scale) for scale in (1000, 100, 10, 1))
     rate = next((rate for rate in rates if rate.numerator <= MOST_FPS), MOST_FPS)
     return float(max(rate, LEAST_FPS))
-
-
-@contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Makes an error of the disk say which file it is about."""
-    try:
-        yield
-    except OSError as error:
-        if error.filename == str(path):
-            raise
-        raise OSError(error.errno, f"could not be written ({error.strerror or error})", str(path)) from error
 
 
 def _open_text(path: Path) -> TextIO:
