@@ -62,10 +62,10 @@ def test_other_commands() -> None:
         (["--imgsz", "480", "640"], (480, 640)),
         (["--img", "480", "640"], (480, 640)),
         (["--img-size=480", "640"], (480, 640)),
-        (["--img_size", "480,640"], (480, 640)),
+        (["--img", "480,640"], (480, 640)),
         (["--imgsz", "480x640"], (480, 640)),
         (["--imgsz", "[480, 640]"], (480, 640)),
-        (["--imgsz", "640", "--name", "2"], 640),
+        (["--imgsz", "640", "--device", "2"], 640),
     ],
 )
 @pytest.mark.parametrize("command", ["val", "detect", "export", "compare"])
@@ -79,11 +79,8 @@ def test_one_size_or_two(command: str, argv: list[str], size: object) -> None:
 @pytest.mark.parametrize(
     ("command", "argv", "changes"),
     [
-        (
-            "val",
-            ["--conf", "0.5", "--iou", "0.5", "--batch", "2"],
-            {"conf_thres": 0.5, "iou_thres": 0.5, "batch_size": 2},
-        ),
+        ("val", ["--conf", "0.5", "--batch", "2"], {"conf_thres": 0.5, "batch_size": 2}),
+        ("compare", ["a.pt", "--iou", "0.5"], {"weights": ["a.pt"], "iou_thres": 0.5}),
         ("detect", ["--conf", "0.5", "--iou", "0.5"], {"conf_thres": 0.5, "iou_thres": 0.5}),
         ("export", ["--batch", "2"], {"batch_size": 2}),
     ],

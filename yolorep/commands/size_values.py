@@ -7,7 +7,7 @@ from argparse import ArgumentTypeError
 from collections.abc import Sequence
 
 #: How the flag is written.
-_FLAG = r"--im(?:gsz|g|g[-_]size)"
+_FLAG = r"--im(?:gsz|g|g-size)"
 
 
 def join_sizes(argv: Sequence[str]) -> list[str]:

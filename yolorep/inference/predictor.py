@@ -107,8 +107,8 @@ class Predictor:
         device: ``"cpu"``, a CUDA index or a ``torch.device``; the first GPU if empty and there is one. Ignored for a
             ``Backend``.
         image_size: long side of the network input in pixels, or the (height, width) that images are fitted into,
-            rounded up to a multiple of the stride; what the weights were trained at by default, or 640. One line says so
-            where it is not the one asked for.
+            rounded up to a multiple of the stride; what the weights were trained at by default, or 640. One line says
+            so where it is not the one asked for.
         confidence: boxes scoring below are dropped.
         iou: of two boxes of one class that overlap more than this, the lower one goes.
         max_detections: boxes kept an image.
