@@ -114,6 +114,7 @@ def test_short_flags(command: str, argv: list[str], changes: dict[str, Any]) -> 
         (["compare", "a.pt", "--half", "b.pt"], "compare: expected all weights in a row, found 'b.pt'"),
         (["compare"], "the following arguments are required: WEIGHTS"),
         (["compare", "a.pt", "b.pt", "--resamples", "1"], "--resamples: expected a number of at least 100, found 1"),
+        (["model=best.pt"], "expected a command first, found 'model=best.pt'; write yolorep detect --weights best.pt"),
         (["predict"], "unknown command 'predict' (did you mean 'detect'?)"),
         (["test"], "unknown command 'test' (did you mean 'val'?)"),
         (["train", "--exist"], "unknown flag --exist (did you mean '--exist-ok'?)"),
@@ -169,10 +170,10 @@ YOLOV5 = {
 }
 ULTRALYTICS = {
     "train": "model data epochs time patience batch imgsz save save_period cache device workers project name "
-    "exist_ok pretrained optimizer seed deterministic verbose single_cls classes rect multi_scale cos_lr close_mosaic resume "
-    "amp fraction profile freeze lr0 lrf momentum weight_decay warmup_epochs warmup_momentum warmup_bias_lr box cls dfl "
-    "pose kobj nbs overlap_mask mask_ratio dropout val plots compile hsv_h hsv_s hsv_v degrees translate scale shear "
-    "perspective flipud fliplr bgr mosaic mixup cutmix copy_paste copy_paste_mode auto_augment erasing",
+    "exist_ok pretrained optimizer seed deterministic verbose single_cls classes rect multi_scale cos_lr close_mosaic "
+    "resume amp fraction profile freeze lr0 lrf momentum weight_decay warmup_epochs warmup_momentum warmup_bias_lr box "
+    "cls dfl pose kobj nbs overlap_mask mask_ratio dropout val plots compile hsv_h hsv_s hsv_v degrees translate scale "
+    "shear perspective flipud fliplr bgr mosaic mixup cutmix copy_paste copy_paste_mode auto_augment erasing",
     "val": "model data imgsz batch save_json conf iou max_det half device dnn plots classes rect split project name "
     "verbose save_txt save_conf workers augment agnostic_nms single_cls visualize compile exist_ok",
     "detect": "model source conf iou imgsz rect half device batch max_det vid_stride stream_buffer visualize augment "

@@ -114,6 +114,8 @@ def _options(namespace: argparse.Namespace) -> Options:
 
 def _read(argv: Sequence[str]) -> argparse.Namespace:
     if not argv[0].startswith("-") and argv[0] not in COMMANDS:
+        if line := as_flags("detect", argv, COMMANDS):
+            raise UserError(f"yolorep: expected a command first, found {argv[0]!r}; {line}")
         meant = MODES.get(argv[0]) or ("val" if argv[0] == "test" else None)
         hint = f" (did you mean '{meant}'?)" if meant else suggest(argv[0], COMMANDS)
         raise UserError(f"yolorep: unknown command {argv[0]!r}{hint}; expected one of {', '.join(COMMANDS)}")
