@@ -10,8 +10,7 @@ from types import SimpleNamespace
 import pytest
 from tqdm import tqdm
 
-from yolorep.console import plural, progress, say
-from yolorep.errors import one_line
+from yolorep.console import plural, progress, say, say_line
 
 
 @pytest.mark.parametrize(
@@ -42,7 +41,11 @@ def test_any_text_can_be_printed(monkeypatch: pytest.MonkeyPatch, text: str, enc
     monkeypatch.setattr(sys, "stdout", shown)
     say(text)
     assert shown.buffer.getvalue().decode(encoding) == f"{expected}\n"
-    assert one_line("a\nb\tc") == "a\\x0ab\\x09c"
+
+
+def test_a_line_that_holds_names(capsys: pytest.CaptureFixture[str]) -> None:
+    say_line("a\nb.jpg: 1 c\n")
+    assert capsys.readouterr().out == "a\\nb.jpg: 1 c\\n\n"
 
 
 def ipython(**config: object) -> SimpleNamespace:

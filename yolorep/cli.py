@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import errno
+import os
+import signal
 import sys
 import types
 import typing
@@ -15,7 +18,8 @@ from yolorep.commands.help_text import default_text, help_text
 from yolorep.commands.size_values import join_sizes, parse_side, parse_size
 from yolorep.commands.ultralytics_flags import MODES, as_flags, in_our_words
 from yolorep.commands.yolov5_flags import REPLACED
-from yolorep.errors import UserError, YolorepError, opencv_wanted, suggest
+from yolorep.console import is_read, open_closed_streams
+from yolorep.errors import UserError, YolorepError, memory_wanted, one_line, opencv_wanted, suggest
 from yolorep.options import (
     ClassifyOptions,
     CompareOptions,
@@ -60,9 +64,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: command and flags; ``sys.argv`` by default.
 
     Returns:
-        The exit code: 0 done, 2 the user's input is wrong, 130 interrupted, 1 anything else.
+        The exit code: 0 done, 2 the user's input is wrong, 130 interrupted, 141 nobody reads any more what is printed,
+        1 anything else.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
+    open_closed_streams()
     try:
         run(argv)
     except UserError as error:
@@ -75,9 +81,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except OSError as error:
+        if isinstance(error, BrokenPipeError) and not is_read(sys.stdout):
+            return 128 + signal.SIGPIPE  # head, say, has seen enough
         where = f"{error.filename}: " if error.filename else ""
-        print(f"error: {where}{error.strerror or error}", file=sys.stderr)
-        return 1
+        print(one_line(f"error: {where}{error.strerror or error}"), file=sys.stderr)
+        return 2 if error.errno in (errno.ENAMETOOLONG, errno.ELOOP) else 1  # names that no file can have
     return 0
 
 
@@ -88,7 +96,11 @@ def run(argv: Sequence[str]) -> Any:
         return None
     namespace = _read(argv)
     options = _options(namespace)
-    with opencv_wanted():
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise UserError("expected a working directory, found that it was removed; cd to one that exists") from None
+    with opencv_wanted(), memory_wanted():
         if namespace.imports:
             from yolorep.models.user_blocks import import_blocks
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+import tempfile
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path, PurePath
@@ -23,10 +24,25 @@ _FOLDERS: dict[Kind, str] = {"model": "cfg", "data": "data", "hyp": "cfg/hyp"}
 
 
 def cache_dir() -> Path:
-    """The user's cache directory: ``$YOLOREP_CACHE``, else ``$XDG_CACHE_HOME/yolorep``, else ``~/.cache/yolorep``."""
+    """The user's cache directory: ``$YOLOREP_CACHE``, else ``$XDG_CACHE_HOME/yolorep``, else ``~/.cache/yolorep``.
+
+    A user without a home folder, as in many containers, has one among the temporary files.
+
+    Raises:
+        UserError: if another user made that one: what is in it cannot be trusted.
+    """
     if chosen := os.environ.get("YOLOREP_CACHE"):
         return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "yolorep"
+    if chosen := os.environ.get("XDG_CACHE_HOME"):
+        return Path(chosen) / "yolorep"
+    home = os.path.expanduser("~")  # Path.home() raises where there is none
+    if home != "~":
+        return Path(home) / ".cache" / "yolorep"
+    user = os.getuid()
+    folder = Path(tempfile.gettempdir()) / f"yolorep-{user}"
+    if folder.exists() and folder.stat().st_uid != user:
+        raise UserError(f"{folder}: expected a cache folder of user {user}, found another user's; set YOLOREP_CACHE")
+    return folder
 
 
 def resources_dir() -> Path:

@@ -15,6 +15,10 @@ from yolorep.errors import UserError
 
 #: ``--batch-size`` that stands for one to be found.
 FIND_BATCH_SIZE = -1
+#: No number is larger: it would fit no counter, and is a slip of the pen. Seeds may be of 32 bits.
+LARGEST = 2**32 - 1
+#: ``--workers`` that no machine has use for more than.
+MOST_WORKERS = 512
 #: ``--epochs`` of a new run unless told otherwise.
 EPOCHS = 100
 
@@ -69,13 +73,18 @@ class Options:
         for entry in fields(self):
             value, low, high = getattr(self, entry.name), entry.metadata["low"], entry.metadata["high"]
             choices = entry.metadata["choices"]
+            for part in value if isinstance(value, list | tuple) else [value]:
+                if isinstance(part, str) and "\0" in part:
+                    raise UserError(f"{flag(entry.name)}: expected text, found {part!r}, which holds a NUL character")
+                if isinstance(part, int) and abs(part) > LARGEST:
+                    raise UserError(f"{flag(entry.name)}: expected a number of at most {LARGEST}, found a larger one")
             if choices and value is not None and value not in choices:
                 raise UserError(f"{flag(entry.name)}: expected one of {', '.join(choices)}, found {value!r}")
             for number in value if isinstance(value, tuple) else (value,):
                 if number is None or ((low is None or number >= low) and (high is None or number <= high)):
                     continue
                 wanted = f"a number of at least {low:g}" if high is None else f"a number from {low:g} to {high:g}"
-                raise UserError(f"{flag(entry.name)}: expected {wanted}, found {number:g}")
+                raise UserError(f"{flag(entry.name)}: expected {wanted}, found {number}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +120,7 @@ class TrainOptions(Options):
     single_cls: bool = option(False, "treat all classes as one")
     optimizer: str | None = option(None, "instead of the recipe's optimizer", choices=("SGD", "Adam", "AdamW"))
     sync_bn: bool = option(False, "synchronize BatchNorm over processes")
-    workers: int = option(2, "data loading processes", low=0)
+    workers: int = option(2, "data loading processes", low=0, high=MOST_WORKERS)
     project: str = option("runs/train", "folder for runs")
     name: str = option("exp", "folder of this run")
     exist_ok: bool = option(False, "write into an existing run folder")
@@ -162,7 +171,7 @@ class EvaluationOptions(Options):
     nms_free: bool = option(False, "run the one-to-one branch of a head that has one, without NMS")
     task: str = option("val", "split to evaluate", choices=("train", "val", "test"))
     device: str = option("", "cpu, or a CUDA index; the first GPU if there is one")
-    workers: int = option(2, "data loading processes", low=0)
+    workers: int = option(2, "data loading processes", low=0, high=MOST_WORKERS)
     single_cls: bool = option(False, "treat all classes as one")
     augment: bool = option(False, "test-time augmentation: three scales, one of them flipped")
     half: bool = option(False, "float16 inference (CUDA)")
@@ -191,7 +200,7 @@ class CompareOptions(EvaluationOptions):
     weights: list[str] = option(
         (), "two files or more, checkpoints (.pt) or exported ({formats}); the first is the baseline", positional=True
     )
-    resamples: int = option(1000, "random draws of the images, which the intervals come from", low=100)
+    resamples: int = option(1000, "random draws of the images, which the intervals come from", low=100, high=1e6)
     seed: int = option(0, "seed of the draws", low=0)
     json: bool = option(False, "print JSON instead of tables")
     project: str = option("runs/compare", "folder for runs")
@@ -229,7 +238,7 @@ class DetectOptions(Options):
     project: str = option("runs/detect", "folder for runs")
     name: str = option("exp", "folder of this run")
     exist_ok: bool = option(False, "write into an existing run folder")
-    line_thickness: int | None = option(None, "box line width in pixels (default: by image size)", low=1)
+    line_thickness: int | None = option(None, "box line width in pixels (default: by image size)", low=1, high=1000)
     hide_labels: bool = option(False, "draw boxes only")
     hide_conf: bool = option(False, "draw names without confidences")
     half: bool = option(False, "float16 inference (CUDA)")

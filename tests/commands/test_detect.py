@@ -168,7 +168,7 @@ def test_names_that_the_terminal_does_not_know(
     folder = run(save_txt=True, save_csv=True, save_json=True, save_crop=True, data=str(data))
     assert folder and len(os.listdir(folder / "labels")) == 4
     lines = shown.buffer.getvalue().decode(encoding).splitlines()
-    assert len(lines) == 6 and "a\\udce9.png: 1 " in "".join(lines) and "\\x1b[31m\\x0ared.png: 1 " in "".join(lines)
+    assert len(lines) == 6 and "a\\udce9.png: 1 " in "".join(lines) and "\\x1b[31m\\nred.png: 1 " in "".join(lines)
 
 
 def test_nothing_readable(run: Run, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import torchvision.transforms.v2.functional as transforms
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 
-from yolorep.console import say
+from yolorep.console import say_line
 from yolorep.device import select_device
 from yolorep.errors import UserError
 from yolorep.files import valid_text
@@ -89,7 +89,7 @@ def run(options: ClassifyOptions) -> int:
         if options.json:
             print(json.dumps(result), flush=True)
         else:
-            say(_line(result, frame))
+            say_line(_line(result, frame))
         count += 1
     if not count:
         raise UserError(f"--source {options.source}: not one image could be read")
@@ -106,7 +106,8 @@ def load_classifier(weights: str) -> Classifier:
         raise UserError("--weights: missing; expected a classifier's checkpoint or a published backbone file")
     if format_of(Path(weights)) is not None:
         raise UserError(f"{weights}: expected a classifier, found an exported detector; it runs with 'yolorep detect'")
-    network = load_checkpoint(weights).build() if is_checkpoint(weights) else _published_or_yolov5(weights)
+    own = Path(weights).is_file() and is_checkpoint(weights)  # opening a pipe would wait for its writer
+    network = load_checkpoint(weights).build() if own else _published_or_yolov5(weights)
     if not isinstance(network, Classifier):
         raise UserError(f"{weights}: expected a classifier, found a detector; it runs with 'yolorep detect'")
     return network

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from itertools import chain, groupby
 from pathlib import Path
 
-from yolorep.console import plural, progress, say
+from yolorep.console import plural, progress, say, say_line
 from yolorep.data.catalog import load_data_config
 from yolorep.detections import Detections, class_indices, class_name
 from yolorep.drawing import draw
-from yolorep.errors import UserError, one_line
+from yolorep.errors import UserError
 from yolorep.files import new_run_dir
 from yolorep.inference.predictor import Predictor, Timing
 from yolorep.media.frames import Frame, Unreadable
@@ -93,7 +93,7 @@ def run(options: DetectOptions) -> Path | None:
                 _detect_input(group, summary, predictor=predictor, names=names, sinks=sinks, options=options, view=view)
             finally:  # a camera is always stopped by Ctrl-C: its line counts too
                 if summary.frames:
-                    say(one_line(summary.line(names)))
+                    say_line(summary.line(names))
                 total.add(summary)
             if view and view.quit:
                 break
@@ -166,10 +166,10 @@ def _detect_input(
     first = next(items)
     rest: Iterable[Frame | Unreadable] = chain([first], items)
     if isinstance(first, Frame) and first.is_video:
-        rest = progress(rest, total=first.total, desc=one_line(Path(summary.path).name), unit="frames")
+        rest = progress(rest, total=first.total, desc=Path(summary.path).name, unit="frames")
     for item in rest:
         if isinstance(item, Unreadable):
-            say(one_line(_problem(item)))
+            say_line(_problem(item))
             continue
         detections = predictor(item.image)
         summary.update(item, detections, predictor.timing)
@@ -214,7 +214,7 @@ def _skip_unreadable(items: Iterator[Frame | Unreadable], source: str) -> Iterat
     for item in items:
         if isinstance(item, Frame):
             for problem in problems:
-                say(one_line(_problem(problem)))
+                say_line(_problem(problem))
             return chain([item], items)
         problems.append(item)
     if len(problems) == 1:

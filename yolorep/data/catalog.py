@@ -172,7 +172,7 @@ def _parse_entry(split: str, value: Any, readers: Sequence[type[Reader]], faults
 
 def _roots(source: Path, path: str | None) -> tuple[Path, ...]:
     places = (source.parent, Path.cwd())
-    folder = Path(path or ".").expanduser()
+    folder = Path(os.path.expanduser(path or "."))  # ~nobody stays as it is, and is not found
     return tuple(dict.fromkeys(Path(os.path.abspath(place / folder)) for place in places))
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from yolorep.console import say
+from yolorep.console import say_line
 from yolorep.detections import Detections
-from yolorep.errors import UserError, one_line
+from yolorep.errors import UserError
 from yolorep.files import DISK_ERRORS
 from yolorep.media.frames import Frame
 from yolorep.media.sinks import Image, Sink
@@ -50,7 +50,7 @@ class PatientSink(Sink):
             if isinstance(error, OSError) and error.errno in DISK_ERRORS:
                 raise
             problem = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error)
-            say(one_line(f"{frame.path}: not written: {problem}"))
+            say_line(f"{frame.path}: not written: {problem}")
             self._written.problem = self._written.problem or problem
             self._given_up.add(frame.path)
         else:

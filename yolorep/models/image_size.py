@@ -6,15 +6,39 @@ from typing import TYPE_CHECKING
 
 from yolorep.console import say
 from yolorep.defaults import IMAGE_SIZE
+from yolorep.errors import UserError
 from yolorep.ops.letterbox import Geometry, Shape, Size, bounds, round_up
 
 if TYPE_CHECKING:
     from yolorep.models.network import Network
 
 
+#: The longest side of a network input. Larger ones are a slip of the pen: a square of this size takes 3 GB by itself.
+LARGEST_IMAGE_SIZE = 16384
+
+
 def fit_image_size(size: int, stride: int) -> int:
-    """``--imgsz`` rounded up to a multiple of the largest stride; says so if that changed it."""
+    """``--imgsz`` rounded up to a multiple of the largest stride; says so if that changed it.
+
+    Raises:
+        UserError: if it is larger than any network input can be.
+    """
     return bounds(_fit(size, stride))[0]
+
+
+def check_image_size(size: Size, source: str) -> None:
+    """Makes sure that a network input of this size is possible.
+
+    Args:
+        size: in pixels.
+        source: the flag or file that says so.
+
+    Raises:
+        UserError: if it is not.
+    """
+    if not 1 <= min(bounds(size)) <= max(bounds(size)) <= LARGEST_IMAGE_SIZE:
+        found = size_text(size)
+        raise UserError(f"{source}: expected an image size from 1 to {LARGEST_IMAGE_SIZE} pixels, found {found}")
 
 
 def size_text(size: Size) -> str:
@@ -34,8 +58,12 @@ def choose_size(
         stride: what the size is rounded up to a multiple of.
         fixed: the only (height, width) that an exported file takes.
         source: what to call the weights.
+
+    Raises:
+        UserError: if it is larger than any network input can be.
     """
     if fixed is not None:
+        check_image_size(fixed, source)
         if asked not in (None, max(fixed), fixed):
             say(f"{source}: imgsz {size_text(fixed)}, which it was exported for, instead of {size_text(asked)}")
         return _one_number(fixed)
@@ -55,10 +83,12 @@ def counted_size(model: Network, size: int | None, *, quiet: bool = False) -> in
     from yolorep.models.detector import Detector  # late: it imports every block there is
 
     size = size or (IMAGE_SIZE if isinstance(model, Detector) else 224)
+    check_image_size(size, "--imgsz")
     return round_up(size, model.max_stride) if quiet else fit_image_size(size, model.max_stride)
 
 
 def _fit(size: Size, stride: int) -> Size:
+    check_image_size(size, "--imgsz")
     height, width = bounds(size)
     fitted = _one_number((round_up(height, stride), round_up(width, stride)))
     if bounds(fitted) != (height, width):

@@ -32,7 +32,7 @@ class Places:
 
     def candidates(self, text: str) -> list[Path]:
         """Every path that an entry may mean, best first."""
-        places = [root / Path(text).expanduser() for root in self.roots]
+        places = [root / os.path.expanduser(text) for root in self.roots]
         if text.startswith("../"):
             # Roboflow writes ../train/images for a folder beside the YAML.
             places.append(self.roots[0] / text.removeprefix("../"))
