@@ -90,7 +90,7 @@ def progress(
         unit: name of one item.
         status: called when a line is drawn; its text (running losses, say) is put beside the count.
     """
-    desc = printable(desc, sys.stderr)
+    desc = printable(desc, sys.stderr).replace("\n", " ")
     if total is None and isinstance(iterable, Sized):
         total = len(iterable)
     if _shows_bars():

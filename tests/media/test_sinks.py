@@ -11,6 +11,7 @@ import pytest
 
 from tests.media.files import make_image, probe_video, write_image
 from yolorep.detections import Detections
+from yolorep.drawing import draw
 from yolorep.errors import UserError
 from yolorep.media.frames import Frame
 from yolorep.media.sinks import (
@@ -173,6 +174,24 @@ def test_rates_that_the_encoder_refuses_are_rounded(tmp_path: Path, fps: float |
         for index in range(3):
             sink.write(video(index, fps=fps), FOUND, make_image())
     assert probe_video(tmp_path / "clip.mp4")[:2] == (3, pytest.approx(written, rel=1e-4))
+
+
+@pytest.mark.parametrize("size", [(1, 1080), (1080, 1), (1, 1), (2, 3)])
+def test_thin_pictures(tmp_path: Path, size: tuple[int, int]) -> None:
+    image = np.full((*size, 3), 200, np.uint8)
+    found = Detections(np.array([[0, 0, size[1], size[0]]], np.float32), FOUND.confidence[:1], FOUND.class_id[:1])
+    drawn, names = draw(image, found, NAMES), OutputNames()
+    with (
+        ImageSink(tmp_path, names) as images,
+        VideoSink(tmp_path, names) as videos,
+        CropSink(tmp_path, names, NAMES) as crops,
+    ):
+        for sink in (images, videos, crops):
+            sink.write(still(image=image), found, drawn)
+            sink.write(video(image=image), found, drawn)
+    assert files(tmp_path) == ["a.png", "clip.mp4", "dog/a.jpg", "dog/clip_1.jpg"]
+    assert cv2.imread(str(tmp_path / "a.png")).shape[:2] == cv2.imread(str(tmp_path / "dog/a.jpg")).shape[:2] == size
+    assert probe_video(tmp_path / "clip.mp4")[0] == 1
 
 
 def test_a_video_into_a_folder_whose_name_does_not_decode(tmp_path: Path) -> None:
