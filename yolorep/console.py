@@ -13,6 +13,8 @@ T = TypeVar("T")
 
 #: Seconds between two plain progress lines when the output is not a terminal.
 PLAIN_INTERVAL = 10.0
+#: Control characters, which would rule the terminal, but for line ends and tabs, and how they are shown.
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 
 
 def plural(name: str, count: int) -> str:
@@ -47,13 +49,25 @@ def is_read(stream: TextIO) -> bool:
 
 
 def say(message: str) -> None:
-    """Prints one line to stdout without tearing a running progress bar."""
+    """Prints one line to stdout without tearing a running progress bar; see :func:`printable`."""
+    message = printable(message, sys.stdout)
     if _shows_bars():
         from tqdm.auto import tqdm
 
         tqdm.write(message, file=sys.stdout)
     else:
         print(message, flush=True)
+
+
+def say_line(message: str) -> None:
+    """Prints one line that holds names: line ends in them are written as escapes."""
+    say(message.replace("\n", "\\n"))
+
+
+def printable(text: str, stream: TextIO | None) -> str:
+    """The text as a stream can take it and a terminal shows it: other letters and control characters as escapes."""
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    return text.translate(_CONTROLS).encode(encoding, "backslashreplace").decode(encoding)
 
 
 def progress(
@@ -76,6 +90,7 @@ def progress(
         unit: name of one item.
         status: called when a line is drawn; its text (running losses, say) is put beside the count.
     """
+    desc = printable(desc, sys.stderr).replace("\n", " ")
     if total is None and isinstance(iterable, Sized):
         total = len(iterable)
     if _shows_bars():
@@ -95,7 +110,7 @@ def progress(
             last = now
             of = f"/{total}" if total else ""
             extra = f"  {status()}" if status else ""
-            print(f"{desc}: {count}{of} {unit}, {now - start:.0f} s{extra}", flush=True)
+            say(f"{desc}: {count}{of} {unit}, {now - start:.0f} s{extra}")
 
 
 def _shows_bars() -> bool:

@@ -1,4 +1,4 @@
-"""The errors that reach users, and the closest-name hint they share."""
+"""The errors that reach users, and what their lines share."""
 
 from __future__ import annotations
 

@@ -205,7 +205,10 @@ def write_image(path: Path, image: NDArray[np.uint8]) -> None:
     Raises:
         UserError: if the folder or the format cannot be written.
     """
-    done, data = cv2.imencode(path.suffix, image)
+    try:
+        done, data = cv2.imencode(path.suffix, image)
+    except cv2.error:  # which OpenCV 5 only prints
+        done = False
     if not done:
         raise UserError(f"{path}: OpenCV cannot write an image of shape {image.shape} in this format")
     with atomic_write(path) as temporary:

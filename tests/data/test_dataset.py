@@ -18,6 +18,7 @@ from yolorep.data.dataset import DetectionDataset, resized_shape
 from yolorep.errors import UserError
 from yolorep.image_headers import limit_pixels, max_pixels
 from yolorep.images import read_image
+from yolorep.ops.letterbox import Size
 
 
 @pytest.mark.parametrize(
@@ -29,9 +30,15 @@ from yolorep.images import read_image
         ((640, 427), 320, (320, 214)),  # 213.5
         ((10, 2000), 320, (2, 320)),
         ((1, 1), 32, (32, 32)),
+        ((1, 1080), 64, (1, 64)),
+        ((1080, 1), 64, (64, 1)),
+        ((333, 500), (640, 640), (427, 640)),
+        ((333, 500), (320, 640), (320, 481)),  # 480.48
+        ((333, 500), (640, 320), (214, 320)),
+        ((1, 1080), (64, 320), (1, 320)),
     ],
 )
-def test_resized_shape(size: tuple[int, int], image_size: int, expected: tuple[int, int]) -> None:
+def test_resized_shape(size: tuple[int, int], image_size: Size, expected: tuple[int, int]) -> None:
     assert resized_shape(size, image_size) == expected
 
 

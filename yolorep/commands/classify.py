@@ -13,8 +13,10 @@ import torchvision.transforms.v2.functional as transforms
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 
+from yolorep.console import say_line
 from yolorep.device import select_device
 from yolorep.errors import UserError
+from yolorep.files import valid_text
 from yolorep.formats import format_of
 from yolorep.image_headers import limit_pixels
 from yolorep.media.frames import Frame, Unreadable
@@ -86,7 +88,10 @@ def run(options: ClassifyOptions) -> int:
             print(f"skipped {frame.path}: {frame.reason}", file=sys.stderr)
             continue
         result = _classify(model, frame, prepare, device=device)
-        print(json.dumps(result) if options.json else _line(result, frame), flush=True)
+        if options.json:
+            print(json.dumps(result), flush=True)
+        else:
+            say_line(_line(result, frame))
         count += 1
     if not count:
         raise UserError(f"--source {options.source}: not one image could be read")
@@ -137,7 +142,7 @@ def _classify(model: Classifier, frame: Frame, prepare: Preprocessing, *, device
     logits = model(prepare(to_tensor([frame.image])[0])[None].to(device).float() / 255)[0]
     values, indices = logits.softmax(0).topk(min(TOP, len(model.names)))
     top = [[model.names[i], round(p, 4)] for p, i in zip(values.tolist(), indices.tolist(), strict=True)]
-    return {"path": frame.path, "frame": frame.index if frame.is_video else 0, "top": top}
+    return {"path": valid_text(frame.path), "frame": frame.index if frame.is_video else 0, "top": top}
 
 
 def _line(result: dict[str, Any], frame: Frame) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from itertools import chain, groupby
 from pathlib import Path
 
-from yolorep.console import plural, progress, say
+from yolorep.console import plural, progress, say, say_line
 from yolorep.data.catalog import load_data_config
 from yolorep.detections import Detections, class_indices, class_name
 from yolorep.drawing import draw
@@ -18,6 +18,7 @@ from yolorep.files import new_run_dir
 from yolorep.image_headers import limit_pixels
 from yolorep.inference.predictor import Predictor, Timing
 from yolorep.media.frames import Frame, Unreadable
+from yolorep.media.outputs import PatientSink, Written
 from yolorep.media.sinks import (
     CropSink,
     CsvSink,
@@ -36,8 +37,8 @@ from yolorep.options import DetectOptions
 def run(options: DetectOptions) -> Path | None:
     """Detects objects in everything the source names and writes what the options ask for.
 
-    An input that cannot be read is reported and the rest goes on. However the run ends (Ctrl-C included), files begun
-    are finished: a video holds the frames done so far and can be played.
+    An input that cannot be read, or a result that cannot be written, is reported and the rest goes on. However the run
+    ends (Ctrl-C included), files begun are finished: a video holds the frames done so far and can be played.
 
     Args:
         options: the flags of ``detect.py``.
@@ -46,7 +47,8 @@ def run(options: DetectOptions) -> Path | None:
         The folder of the results, None if nothing was to be saved.
 
     Raises:
-        UserError: if an option is wrong, or not one input could be read.
+        UserError: if an option is wrong, or not one input could be read, or not one result written.
+        OSError: naming the file, if the disk is full.
     """
     if not options.source:
         raise UserError(
@@ -83,8 +85,9 @@ def run(options: DetectOptions) -> Path | None:
         if folder:
             stack.callback(say, f"results: {folder}")  # after the sinks are closed, however the run ends
         sinks: list[Sink] = [view] if view else []
+        written = Written()
         for sink in _file_sinks(options, folder, names) if folder else ():
-            sinks.append(stack.enter_context(sink))
+            sinks.append(stack.enter_context(PatientSink(sink, written)))
         total = _Summary("all")
         for path, group in groupby(items, key=lambda item: item.path):
             summary = _Summary(path)
@@ -92,11 +95,13 @@ def run(options: DetectOptions) -> Path | None:
                 _detect_input(group, summary, predictor=predictor, names=names, sinks=sinks, options=options, view=view)
             finally:  # a camera is always stopped by Ctrl-C: its line counts too
                 if summary.frames:
-                    say(summary.line(names))
+                    say_line(summary.line(names))
                 total.add(summary)
             if view and view.quit:
                 break
         say(total.speed())
+    if written.problem and not written.count:
+        raise UserError(f"not one result could be written, the first: {written.problem}")
     return folder
 
 
@@ -166,7 +171,7 @@ def _detect_input(
         rest = progress(rest, total=first.total, desc=Path(summary.path).name, unit="frames")
     for item in rest:
         if isinstance(item, Unreadable):
-            say(_problem(item))
+            say_line(_problem(item))
             continue
         detections = predictor(item.image)
         summary.update(item, detections, predictor.timing)
@@ -211,7 +216,7 @@ def _skip_unreadable(items: Iterator[Frame | Unreadable], source: str) -> Iterat
     for item in items:
         if isinstance(item, Frame):
             for problem in problems:
-                say(_problem(problem))
+                say_line(_problem(problem))
             return chain([item], items)
         problems.append(item)
     if len(problems) == 1:

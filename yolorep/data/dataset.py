@@ -23,6 +23,7 @@ from yolorep.data.cache import VERSION, file_state
 from yolorep.errors import UserError
 from yolorep.image_headers import limit_pixels, max_pixels
 from yolorep.images import ImageError, read_image
+from yolorep.ops.letterbox import Shape, Size, bounds
 
 #: Share of the free memory a RAM cache may take.
 _MEMORY_SHARE = 0.8
@@ -30,11 +31,18 @@ _MEMORY_SHARE = 0.8
 _CHECK_SIZE = 4
 
 
-def resized_shape(size: tuple[int, int], image_size: int) -> tuple[int, int]:
-    """(height, width) of an image whose long side becomes ``image_size``; the short side is rounded up as in YOLOv5."""
-    longest = max(size)
+def resized_shape(size: Shape, image_size: Size) -> Shape:
+    """(height, width) of an image fitted into a size; the side that does not fill it is rounded up, as in YOLOv5.
+
+    Args:
+        size: (height, width) of the image.
+        image_size: its long side then, or the (height, width) that it is fitted into.
+    """
+    (height, width), (most_high, most_wide) = size, bounds(image_size)
     # In integers: 375 * (640 / 500) is a little more than 480 in floats.
-    return -(-size[0] * image_size // longest), -(-size[1] * image_size // longest)
+    if height * most_wide >= width * most_high:
+        return most_high, -(-width * most_high // height)
+    return -(-height * most_wide // width), most_wide
 
 
 class Dataset(Protocol):
@@ -49,8 +57,8 @@ class Dataset(Protocol):
         ...
 
     @property
-    def image_size(self) -> int:
-        """Long side of the loaded images in pixels."""
+    def image_size(self) -> Size:
+        """Long side of the loaded images in pixels; to be evaluated on, it may be the (height, width) they fit into."""
         ...
 
     @property
@@ -74,7 +82,7 @@ class DetectionDataset:
 
     Args:
         annotations: the split.
-        image_size: long side of the images in pixels.
+        image_size: long side of the images in pixels, or the (height, width) that they are fitted into.
         cache: "ram" keeps the resized images in memory, "disk" as ``.npy`` files under the cache directory.
         training: shrink by bilinear sampling, as YOLOv5 does in training, instead of by area.
     """
@@ -83,12 +91,12 @@ class DetectionDataset:
         self,
         annotations: Annotations,
         *,
-        image_size: int,
+        image_size: Size,
         cache: Literal["ram", "disk"] | None = None,
         training: bool = False,
     ) -> None:
         self.annotations = annotations
-        self.image_size = image_size
+        self.image_size: Size = image_size
         self.shapes = np.array(
             [resized_shape((height, width), image_size) for height, width in annotations.sizes.tolist()], np.int64
         ).reshape(-1, 2)
@@ -136,7 +144,7 @@ class DetectionDataset:
     def _decode(self, index: int) -> NDArray[np.uint8]:
         path = self.annotations.paths[index]
         # Bilinear sampling at one half averages 2x2 pixels, which a JPEG decoder does in less than half the time.
-        ratio = int(self.annotations.sizes[index].max()) // self.image_size if self._training else 1
+        ratio = int(self.annotations.sizes[index].max()) // max(bounds(self.image_size)) if self._training else 1
         try:
             image = read_image(path, shrink=max(shrink for shrink in (1, 2, 4, 8) if shrink <= max(ratio, 1)))
         except ImageError as error:

@@ -14,6 +14,7 @@ from yolorep.config import Hyp, check_options, lasting_name, load_yaml
 from yolorep.console import plural, say
 from yolorep.data.catalog import load_data_config
 from yolorep.data.dataset import Dataset, DetectionDataset
+from yolorep.data.loader import square_side
 from yolorep.data.scan import count_linked, load_annotations
 from yolorep.device import autocast_dtype, select_device
 from yolorep.errors import UserError
@@ -96,8 +97,8 @@ def new_run(
         options = replace(options, data=lasting_name(options.data, "data"))
     else:
         check_pair(dataset)
-        check_beside_data(options, image_size=dataset[0].image_size)
-        options = replace(options, data="", imgsz=dataset[0].image_size)
+        check_beside_data(options, image_size=square_side(dataset[0]))
+        options = replace(options, data="", imgsz=square_side(dataset[0]))
     device = select_device(options.device)
     autocast_dtype(options.precision, device)  # refuses what the device does not offer
     make_loggers(options.log)  # refuses what is not installed
