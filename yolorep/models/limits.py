@@ -15,6 +15,8 @@ import torch
 from torch import nn
 from torch.nn.modules import module as torch_module
 
+from yolorep.errors import UserError
+
 Built = TypeVar("Built")
 
 #: Modules of PyTorch in a network, those inside blocks and the repeats of rows among them.
@@ -23,11 +25,11 @@ MOST_CLASSES = 100_000
 #: Parameters of a network: 2 GB in single precision. The largest one shipped has 141 million.
 MOST_PARAMETERS = 500_000_000
 #: Channels of a feature.
-MOST_CHANNELS = 1_000_000
+MOST_CHANNELS = 100_000
 #: Values of a feature of a 256-pixel image. The largest one of the networks shipped has 2 million.
 MOST_VALUES = 100_000_000
-#: Of a number in a row, either sign.
-LARGEST_NUMBER = 1_000_000
+#: Of any number, either sign.
+LARGEST_NUMBER = 10**12
 #: Of a multiple, and of the anchors a level has.
 LARGEST_MULTIPLE = 1_000
 #: Levels of lists in a row.
@@ -39,11 +41,15 @@ MOST_ENTRIES = 200_000
 #: Of more faults than this only the first are told.
 MOST_FAULTS = 20
 #: What is built without counting on the meta device first.
-_CHEAP = 100_000_000
+_CHEAP = 50_000_000
 
 
 class TooLarge(ValueError):
     """A network that is beyond a limit."""
+
+
+class TooManyLayers(TooLarge):
+    """The limit that does not depend on what is built: no second look is needed."""
 
 
 def check_plain(value: Any) -> None:
@@ -70,13 +76,19 @@ def check_plain(value: Any) -> None:
                 raise ValueError(f"expected words of at most {LONGEST_WORD:,} letters, found {len(entry):,}")
         elif isinstance(entry, int | float) and not abs(entry) <= LARGEST_NUMBER:
             kind = f"{entry:g}" if isinstance(entry, float) else f"one of {entry.bit_length()} bits"
-            raise ValueError(f"expected numbers from -{LARGEST_NUMBER:,} to {LARGEST_NUMBER:,}, found {kind}")
+            raise ValueError(f"expected numbers up to {LARGEST_NUMBER:.0e}, found {kind}")
 
 
 def check_channels(channels: int) -> None:
     """Raises TooLarge for more channels of a feature than a network may have."""
     if channels > MOST_CHANNELS:
         raise TooLarge(f"expected at most {MOST_CHANNELS:,} channels, found {channels:,}")
+
+
+def check_parameters(parameters: int) -> None:
+    """Raises TooLarge for more parameters than a network may have."""
+    if parameters > MOST_PARAMETERS:
+        raise TooLarge(f"expected at most {MOST_PARAMETERS:,} parameters, found about {parameters:,}")
 
 
 def check_feature(values: int) -> None:
@@ -95,10 +107,18 @@ def build_within(make: Callable[[], Built]) -> Built:
     try:
         with _counting(parameters=_CHEAP):
             return make()
-    except TooLarge:
-        torch.set_rng_state(state)
+    except TooManyLayers:
+        raise
+    except (TooLarge, UserError) as error:  # of a wrong row, or of memory that is not there
+        fault = error if isinstance(error, UserError) else None
+    torch.set_rng_state(state)
+    try:
         with torch.device("meta"), _counting(parameters=MOST_PARAMETERS):
             make()
+    except UserError as error:
+        raise fault or error from error
+    if fault is not None:
+        raise fault
     return make()
 
 
@@ -115,7 +135,7 @@ def _counting(*, parameters: int) -> Iterator[None]:
         nonlocal layers
         layers += threading.get_ident() == thread
         if layers > MOST_LAYERS:
-            raise TooLarge(f"expected at most {MOST_LAYERS:,} layers, those inside blocks counted, found more")
+            raise TooManyLayers(f"expected at most {MOST_LAYERS:,} layers, those inside blocks counted, found more")
 
     def add_values(_module: nn.Module, _name: str, parameter: nn.Parameter | None) -> None:
         nonlocal values

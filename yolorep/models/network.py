@@ -98,6 +98,8 @@ def _probe(graph: Graph, channels: int) -> tuple[list[int], Any]:
 
     def look(_layer: nn.Module, _inputs: Any, output: Any) -> None:
         for feature in output if isinstance(output, list) else [output]:
+            if not isinstance(feature, Tensor):
+                raise TypeError(f"expected a feature, found a {type(feature).__name__}")
             limits.check_feature(feature.numel())
         heights.append(_height(output))
 

@@ -19,10 +19,11 @@ from yolorep.models import limits, values
 from yolorep.models.graph import IMAGE, Graph, Part, Source, by_source
 from yolorep.nn.expand import ExpandRule, expand_
 from yolorep.nn.registry import ROW_TYPES, Plan, RowType, Scale
+from yolorep.nn.reparam import count_parameters
 
 SECTIONS = ("backbone", "neck", "head")
 #: What arguments that make no sense raise, in our blocks and in PyTorch's.
-BUILD_ERRORS = (ValueError, TypeError, RuntimeError, ArithmeticError, LookupError)
+BUILD_ERRORS = (ValueError, TypeError, RuntimeError, ArithmeticError, LookupError, AssertionError, MemoryError)
 ROW_FORM = "[from, repeats, module, args] or [from, repeats, module, args, tag]"
 
 #: Words that mean a value when they stand alone as an argument.
@@ -129,6 +130,8 @@ def parse_config(value: Any, *, source: str = "model", folder: Path | None = Non
     sections: dict[str, list[Any]] = {}
     composed = set()
     for key, entry in value.items():
+        if len(faults) > limits.MOST_FAULTS:
+            break
         if key in known:
             name, check = known[key]
             if entry is not None:
@@ -269,8 +272,10 @@ def _graph(specs: Sequence[LayerSpec], config: ModelConfig) -> Graph:
     routes = [spec.source_list if spec.row_type.takes_list else spec.source_list[0] for spec in specs]
     graph = Graph(layers, routes)
     if config.expand is not None:
+        rule = ExpandRule.parse(config.expand)
+        limits.check_parameters((rule.branches + 1) * count_parameters(graph))
         try:
-            expand_(graph, ExpandRule.parse(config.expand), keep=[graph[-1]])
+            expand_(graph, rule, keep=[graph[-1]])
         except limits.TooLarge:
             raise
         except ValueError as error:
