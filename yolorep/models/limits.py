@@ -39,7 +39,9 @@ LONGEST_WORD = 1_000
 #: Values of a model file, in rows, words and numbers.
 MOST_ENTRIES = 200_000
 #: Of more faults than this only the first are told.
-MOST_FAULTS = 20
+MOST_FAULTS = 10
+#: Letters of what is told about them.
+LONGEST_ERROR = 2_000
 #: What is built without counting on the meta device first.
 _CHEAP = 50_000_000
 

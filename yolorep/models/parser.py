@@ -266,7 +266,8 @@ def _graph(specs: Sequence[LayerSpec], config: ModelConfig) -> Graph:
         except limits.TooLarge:
             raise
         except BUILD_ERRORS as error:
-            raise UserError(f"{config.source}: {spec.where}: {' '.join(str(error).split())}") from error
+            reason = _short(" ".join(str(error).split()), limits.LONGEST_ERROR)
+            raise UserError(f"{config.source}: {spec.where}: {reason}") from error
         layers.append(layer)
         channels |= by_source(index, out_channels)
     routes = [spec.source_list if spec.row_type.takes_list else spec.source_list[0] for spec in specs]
@@ -286,7 +287,7 @@ def _graph(specs: Sequence[LayerSpec], config: ModelConfig) -> Graph:
 def _rows(config: ModelConfig) -> Iterator[tuple[str, str, Any]]:
     for section, rows in config.sections.items():
         for number, row in enumerate(rows):
-            yield section, f"{section} row {number} {_short(row)}", row
+            yield section, f"{section} row {number} {_row_text(row)}", row
 
 
 def _tags(row: Any, index: int) -> dict[str, Source]:
@@ -434,7 +435,7 @@ def _check_plain(value: Any, source: str) -> None:
 def _told(faults: Sequence[str]) -> str:
     """The first faults, and that there are more."""
     more = ["and more"] if len(faults) > limits.MOST_FAULTS else []
-    return "; ".join([*faults[: limits.MOST_FAULTS], *more])
+    return _short("; ".join([*faults[: limits.MOST_FAULTS], *more]), limits.LONGEST_ERROR)
 
 
 def _part(folder: Path, name: str, source: str, key: str) -> Path:
@@ -446,9 +447,13 @@ def _part(folder: Path, name: str, source: str, key: str) -> Path:
 
 
 def _kind(value: Any) -> str:
-    return "nothing" if value is None else f"{type(value).__name__} {_short(value)}"
+    return "nothing" if value is None else f"{type(value).__name__} {_row_text(value)}"
 
 
-def _short(value: Any) -> str:
-    text = str(value).replace("'", "")
-    return text if len(text) <= 80 else f"{text[:77]}..."
+def _row_text(row: Any) -> str:
+    return _short(str(row).replace("'", ""))
+
+
+def _short(text: str, length: int = 80) -> str:
+    text = "".join(letter if letter.isprintable() else "?" for letter in text[: length + 1])
+    return text if len(text) <= length else f"{text[: length - 3]}..."

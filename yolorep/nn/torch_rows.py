@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from yolorep.nn.conv import BN_EPS, BN_MOMENTUM
 from yolorep.nn.registry import Plan, Scale, keeps, register
@@ -18,7 +19,7 @@ KEEPING: tuple[type[nn.Module], ...] = (
     *(nn.ZeroPad2d, nn.ConstantPad2d, nn.ReflectionPad2d, nn.ReplicationPad2d, nn.CircularPad2d),
     *(nn.Identity, nn.Dropout, nn.Dropout2d, nn.AlphaDropout, nn.FeatureAlphaDropout),
     *(nn.GroupNorm, nn.InstanceNorm2d, nn.LocalResponseNorm, nn.ChannelShuffle),
-    *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.SiLU, nn.GELU, nn.Mish, nn.ELU, nn.SELU, nn.CELU),
+    *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.SiLU, nn.GELU, nn.Mish, nn.ELU, nn.SELU, nn.CELU),
     *(nn.Sigmoid, nn.LogSigmoid, nn.Tanh, nn.Hardsigmoid, nn.Hardswish, nn.Hardtanh, nn.Softplus, nn.Softsign),
     *(nn.Softshrink, nn.Hardshrink, nn.Tanhshrink, nn.Threshold, nn.Softmax2d),
 )
@@ -41,6 +42,14 @@ def as_written(in_channels: Sequence[int], args: Sequence[Any], scale: Scale) ->
     if len(args) < 2 or args[0] != channels:
         raise ValueError(f"expected input channels, which are {channels} here, and output channels, found {list(args)}")
     return Plan(tuple(args), args[1])
+
+
+@register("nn.RReLU", channels=keeps)
+class RReLU(nn.RReLU):
+    """PyTorch's, written as the LeakyReLU that it is in eval mode, for exports."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input) if self.training else F.leaky_relu(input, (self.lower + self.upper) / 2)
 
 
 register("nn.BatchNorm2d", channels=norms)(nn.BatchNorm2d)
