@@ -114,9 +114,9 @@ def mutated(seed: int) -> Case:
 
 
 def test_mutated_files(hostile: Hostile) -> None:
-    hostile([mutated(seed) for seed in range(30)], warm=lambda: build_network(model()))
+    hostile([mutated(seed) for seed in range(15)], warm=lambda: build_network(model()))
 
 
 @pytest.mark.slow
 def test_many_mutated_files(hostile: Hostile) -> None:
-    hostile([mutated(seed) for seed in range(30, 430)], warm=lambda: build_network(model()))
+    hostile([mutated(seed) for seed in range(15, 430)], warm=lambda: build_network(model()))

@@ -182,6 +182,11 @@ def test_faults_are_named(value: dict[str, Any], message: str) -> None:
     assert "\n" not in str(raised.value)
 
 
+def test_classes_of_the_data_have_a_limit_too() -> None:
+    with pytest.raises(UserError, match="model: expected at most 100,000 classes, found 100001"):
+        build_model(tiny(), num_classes=100_001)
+
+
 def test_all_faults_at_once() -> None:
     with pytest.raises(UserError) as raised:
         build_model(tiny(backbone=[[-1, 1, "Cnv", [16]], [-1, 0, "Conv", [16]]]))

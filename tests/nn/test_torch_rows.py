@@ -128,17 +128,17 @@ FOLDS: dict[str, tuple[list[Any], dict[str, str], list[str]]] = {
 @pytest.mark.parametrize(("rows", "folds", "kept"), FOLDS.values(), ids=FOLDS)
 def test_norms_that_are_rows(rows: list[Any], folds: dict[str, str], kept: list[str]) -> None:
     network = randomize_(model(*rows).eval())
-    fused, report = fuse(network)
+    fused, report = fuse(network, image_size=None)
     found = {fold.path: fold.into for record in report.records for fold in record.folds}
     assert found == {f"model.{path}": (f"model.{into}",) for path, into in folds.items()}
     assert [entry.name for entry in report.kept] == [f"model.{path}" for path in kept]
     assert report.max_error < 1e-9 and report.model_error is not None
-    assert not fuse(fused)[1].records
+    assert not fuse(fused, image_size=None)[1].records
     again = fused_form(model(*rows).eval())
     again.load_state_dict(fused.state_dict())
     if kept:
         with pytest.raises(FuseError, match="is kept"):
-            fuse(network, strict=True)
+            fuse(network, strict=True, image_size=None)
 
 
 def test_a_row_has_its_own_activation() -> None:
@@ -207,7 +207,7 @@ def test_every_layer_builds_trains_and_fuses() -> None:
     torch.manual_seed(0)
     network = model(*MIXED)
     sum(level.square().sum() for level in network.train()(torch.rand(2, 3, 32, 32)).levels).backward()
-    fused, report = fuse(network.eval())
+    fused, report = fuse(network.eval(), image_size=None)
     assert report.max_error < 1e-9
     assert {entry.reason.split()[0] for entry in report.kept} == {"GroupNorm", "InstanceNorm2d", "LocalResponseNorm"}
     assert not any(isinstance(module, nn.BatchNorm2d) for module in fused.modules())

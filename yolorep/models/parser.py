@@ -237,6 +237,10 @@ def build_graph(config: ModelConfig) -> Graph:
     Raises:
         UserError: naming file, row, module, expected and found, or the limit that the network is beyond.
     """
+    try:
+        values.classes(config.num_classes)
+    except ValueError as error:
+        raise UserError(f"{config.source}: {error}") from error
     specs = parse_rows(config)
     try:
         return limits.build_within(lambda: _graph(specs, config))
