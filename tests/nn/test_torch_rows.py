@@ -163,6 +163,8 @@ def test_a_norms_constants_are_yolov5s() -> None:
         (["nn.ConvTranspose2d", [16]], "missing a required argument: 'kernel_size'"),
         (["Expand", [3]], "expected channels that 3² divides, found 16"),
         (["Contract", ["2"]], "gain: expected a whole number of at least 1, found '2'"),
+        (["nn.Linear", [16, 16]], "nn.Linear is no row: of PyTorch's layers those are that keep .* feature$"),
+        (["nn.Flattn", []], "unknown module 'nn.Flattn'$"),
         (["nn.Hardtanh", [2, 1]], "max_val .* must be greater"),
     ],
 )
@@ -188,6 +190,7 @@ ARGUMENTS: dict[type[nn.Module], list[Any]] = {
     nn.LocalResponseNorm: [2],
     nn.ChannelShuffle: [2],
     nn.Threshold: [0.1, 0.2],
+    nn.Softmax: [1],
 }
 EVERY = [[-1, 1, f"nn.{layer.__name__}", ARGUMENTS.get(layer, [])] for layer in (*KEEPING, nn.RReLU)]
 MIXED = [

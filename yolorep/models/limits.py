@@ -37,7 +37,7 @@ DEEPEST = 8
 #: Letters of a word in a row.
 LONGEST_WORD = 1_000
 #: Values of a model file, in rows, words and numbers.
-MOST_ENTRIES = 200_000
+MOST_ENTRIES = 500_000
 #: Of more faults than this only the first are told.
 MOST_FAULTS = 10
 #: Letters of what is told about them.

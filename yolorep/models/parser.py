@@ -318,9 +318,12 @@ def _spec(
             raise ValueError(f"the tag {tag!r} is taken by row {tags[tag]}")
     if not isinstance(repeats, int) or isinstance(repeats, bool) or repeats < 1:
         raise ValueError(f"expected repeats of at least 1, found {repeats!r}")
+    if isinstance(module, str) and module not in ROW_TYPES and hasattr(nn, module.removeprefix("nn.")):
+        raise ValueError(f"{module} is no row: of PyTorch's layers those are that keep the channels of any feature")
     if not isinstance(module, str) or module not in ROW_TYPES:
-        own = f"; needs the row {module}: give --import the file that registers it" if isinstance(module, str) else ""
-        raise ValueError(f"unknown module {module!r}{suggest(str(module), ROW_TYPES)}{own}")
+        ours = not isinstance(module, str) or module.startswith("nn.")
+        own = "" if ours else f"; needs the row {module}: give --import the file that registers it"
+        raise ValueError(f"unknown module {module!r}{suggest(str(module), ROW_TYPES, alike=0.75)}{own}")
     several = isinstance(named, list)
     if several and named and not ROW_TYPES[module].gives_list:
         raise ValueError(f"{module} gives one feature: expected a word as the tag, found {named!r}")

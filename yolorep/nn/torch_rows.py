@@ -21,7 +21,7 @@ KEEPING: tuple[type[nn.Module], ...] = (
     *(nn.GroupNorm, nn.InstanceNorm2d, nn.LocalResponseNorm, nn.ChannelShuffle),
     *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.SiLU, nn.GELU, nn.Mish, nn.ELU, nn.SELU, nn.CELU),
     *(nn.Sigmoid, nn.LogSigmoid, nn.Tanh, nn.Hardsigmoid, nn.Hardswish, nn.Hardtanh, nn.Softplus, nn.Softsign),
-    *(nn.Softshrink, nn.Hardshrink, nn.Tanhshrink, nn.Threshold, nn.Softmax2d),
+    *(nn.Softshrink, nn.Hardshrink, nn.Tanhshrink, nn.Threshold, nn.Softmax2d, nn.Softmax),
 )
 
 for _layer in KEEPING:
