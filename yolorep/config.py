@@ -149,7 +149,8 @@ def validate(schema: type[Model], value: Any, *, source: str | Path) -> Model:
         for fault in error.errors():
             key = ".".join(map(str, fault["loc"]))
             if fault["type"] == "extra_forbidden":
-                faults.append(f"{key:.40}: unknown key{suggest(str(fault['loc'][-1]), schema.model_fields)}")
+                hint = suggest(str(fault["loc"][-1]), schema.model_fields, taken=value)
+                faults.append(f"{key:.40}: unknown key{hint}")
             elif fault["type"] == "missing":
                 faults.append(f"{key}: missing")
             else:
@@ -168,7 +169,7 @@ def check_options(options: type[Options], values: Mapping[str, Any], *, source: 
     types = get_type_hints(options)
     for key, value in values.items():
         if key not in known:
-            raise UserError(f"{source}: unknown option {key!r:.40}{suggest(str(key), known)}")
+            raise UserError(f"{source}: unknown option {key!r:.40}{suggest(str(key), known, taken=values)}")
         try:
             TypeAdapter(types[key]).validate_python(value, strict=True)
         except ValidationError:
