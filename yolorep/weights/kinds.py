@@ -83,9 +83,9 @@ def kind_of_file(path: Path) -> str:
             head = file.read(_HEAD_BYTES)
         if not head.strip(b"\0"):
             return "nothing but zeros, so it was not copied whole" if head else "an empty file"
-        if zipfile.is_zipfile(path) or is_legacy(path):
+        if is_legacy(path) or zipfile.is_zipfile(path):
             return _kind_of_torch_file(path)
-    except OSError:
+    except (OSError, zipfile.BadZipFile):
         return ""
     for pattern, what in _BEGINNINGS:
         if re.match(pattern.encode("latin1"), head, re.IGNORECASE | re.DOTALL):

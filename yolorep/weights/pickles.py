@@ -26,8 +26,8 @@ from yolorep.errors import UserError, first_line
 from yolorep.weights.archive import Archive, Refused, open_archive
 from yolorep.weights.kinds import kind_of_file
 
-#: Instructions of a pickle; a large model with its optimizer has 300,000.
-MAX_INSTRUCTIONS = 1_000_000
+#: Instructions of a pickle; the largest YOLOv5 with averaged weights and optimizer has 300,000.
+MAX_INSTRUCTIONS = 600_000
 #: Different classes that a pickle names, and the length of a name.
 MAX_CLASSES, MAX_NAME = 10_000, 200
 #: Values of a plain structure, counted as often as they are reached, and how deep they lie.
