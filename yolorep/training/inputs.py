@@ -263,9 +263,12 @@ def read_options(path: Path) -> TrainOptions:
         raise UserError(f"{path}: expected the options of a run, found {type(stored).__name__}")
     check_options(TrainOptions, stored, source=path)
     try:
-        return TrainOptions(**stored)
+        options = TrainOptions(**stored)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
+    if "data" not in stored:
+        raise UserError(f"{path}: expected the options of a run, found none of data")
+    return options
 
 
 def write_options(path: Path, options: TrainOptions) -> None:

@@ -88,6 +88,8 @@ def _check_table(path: Path) -> None:
     """Raises Refused for a table of contents that would take long to read."""
     size = os.path.getsize(path)
     with path.open("rb") as file:
+        if file.read(4) != b"PK\x03\x04":
+            raise zipfile.BadZipFile("no beginning")
         file.seek(max(0, size - _END_WITHIN))
         tail = file.read()
     end = tail.rfind(_END)

@@ -13,7 +13,7 @@ from torch import Tensor
 from yolorep.errors import UserError
 from yolorep.models.detector import build_network
 from yolorep.models.parser import ModelConfig
-from yolorep.weights.checkpoint import Checkpoint
+from yolorep.weights.checkpoint import Checkpoint, norms_of
 from yolorep.weights.kinds import kind_of_tensors
 from yolorep.weights.layouts import detect_layout
 from yolorep.weights.pickles import Stub
@@ -53,10 +53,12 @@ def checkpoint_of(tensors: Mapping[str, Tensor], config: ModelConfig, path: Path
     """The tensors as weights of a model, which they need not all fit; their classes have no names.
 
     Raises:
-        UserError: if the model cannot be built.
+        UserError: if the model cannot be built, or the tensors are those of its fused form.
     """
     with torch.device("meta"):
         model = build_network(config)
+    if norms_of(model) and not any(name.endswith(".running_mean") for name in tensors):
+        raise UserError(f"{path}: expected weights to train, found fused ones, whose BatchNorms are gone")
     theirs = theirs_to_ours(model)
     weights = {theirs.get(name, name): value.float() for name, value in tensors.items() if not value.is_complex()}
     head = _head(tensors)
@@ -81,6 +83,8 @@ def kind_of_content(content: Any, path: Path) -> str:
             f"--cfg a model with {layout.family} rows --backbone-weights {path}"
         )
     head = _head(tensors)
+    if any(".conv.conv." in name for name in tensors):
+        return f"the plain state_dict of a model of yolorep; train from it with --cfg FILE --weights {path}"
     if head is None:
         return kind_of_tensors(tensors)
     stem = tensors.get("model.0.conv.weight")

@@ -23,6 +23,7 @@ _BEGINNINGS: tuple[tuple[str, str], ...] = (
     (r"version https://git-lfs", "a Git LFS pointer, not the file it stands for; fetch that with 'git lfs pull'"),
     (r"\s*(?:\xef\xbb\xbf)?\s*<(?:!doctype html|html|head|body)", "a web page, so the download failed; get the file"),
     (r"\s*<\?xml[^>]*>\s*<net", "an OpenVINO model; use the checkpoint (.pt) that it was made from"),
+    (r"\s*[{\[]", "a JSON text, probably an error in place of the file; get the file of weights"),
     (r"\s*<", "a text with tags (XML or HTML), probably a failed download; get the file itself"),
     (r"\x08[\x01-\x20](?:\x12|\x1a|:|B)", "an ONNX model; rename it to end in .onnx"),
     (r"\x89HDF\r\n", "an HDF5 file (Keras); use weights for PyTorch"),
@@ -58,10 +59,11 @@ _TASKS = {"Segmentation": "segmentation", "Pose": "pose", "OBB": "oriented boxes
 _LIGHTNING = f"a PyTorch Lightning checkpoint; {_OTHERS}"
 #: Names of tensors, and whose they are.
 _TENSORS: tuple[tuple[str, str], ...] = (
+    (r"(?m)^model\.\d+\.anchors$", "a YOLOv5 model"),
     (r"(?m)^(?:model\.)?model\.\d+\.(?:dfl\.|cv[23]\.0\.0\.|one2one_cv)", "an ultralytics model (YOLOv8 or later)"),
     (r"(?m)^(?:module\.)?backbone\.(?:backbone\.)?(?:dark2|stem)\.", "a YOLOX model"),
     (r"(?m)^(?:bbox_head|rpn_head|roi_head)\.", "a model of MMDetection"),
-    (r"(?m)^(?:backbone\.body|roi_heads)\.", "a torchvision detector"),
+    (r"(?m)^(?:backbone\.(?:body|features)|roi_heads)\.", "a torchvision detector"),
     (
         r"(?m)(?:dec_bbox_head|enc_score_head|class_embed|bbox_embed|bbox_predictor)\.",
         "a DETR (RT-DETR, say)",
@@ -83,7 +85,7 @@ def kind_of_file(path: Path) -> str:
             head = file.read(_HEAD_BYTES)
         if not head.strip(b"\0"):
             return "nothing but zeros, so it was not copied whole" if head else "an empty file"
-        if is_legacy(path) or zipfile.is_zipfile(path):
+        if is_legacy(path) or (head.startswith(b"PK") and zipfile.is_zipfile(path)):
             return _kind_of_torch_file(path)
     except (OSError, zipfile.BadZipFile):
         return ""
@@ -141,6 +143,8 @@ def _kind_of_torch_file(path: Path) -> str:
                 return kind_of_pickle(file.read(MAX_PICKLE_BYTES))
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
+        if names and all(name.endswith(".npy") for name in names):
+            return "an archive of numpy arrays; use weights for PyTorch"
         if not any(name.endswith("/data.pkl") for name in names):
             listed = ", ".join(name[:40] for name in names[:2])
             return f"a zip archive of something else ({listed or 'nothing'}); unpack it"

@@ -7,7 +7,7 @@ from pathlib import Path
 from yolorep.errors import UserError
 from yolorep.models.parser import ModelConfig
 from yolorep.weights.bare import bare_tensors, checkpoint_of, kind_of_content
-from yolorep.weights.checkpoint import FORMAT, Checkpoint, is_ours, parse_checkpoint
+from yolorep.weights.checkpoint import Checkpoint, is_ours, parse_checkpoint
 from yolorep.weights.kinds import kind_of_file
 from yolorep.weights.pickles import reading, unpickle
 from yolorep.weights.yolov5 import is_yolov5, load_yolov5
@@ -24,9 +24,10 @@ def load_checkpoint(path: str | Path, *, config: ModelConfig | None = None) -> C
         UserError: one line, if the file is missing, damaged, or of another kind, which is named.
     """
     path = Path(path)
+    if path.is_dir():
+        raise UserError(f"{path}: expected weights (.pt), found a folder; name the file in it")
     if not path.is_file():
-        found = "found a folder" if path.is_dir() else "no such file"
-        raise UserError(f"{path}: {found}; expected weights (.pt)")
+        raise UserError(f"{path}: no such file; expected weights (.pt)")
     with reading(path, "checkpoint"):
         content = unpickle(path)
         if is_ours(content):
@@ -43,4 +44,4 @@ def load_checkpoint(path: str | Path, *, config: ModelConfig | None = None) -> C
         if config is not None and tensors:
             return checkpoint_of(tensors, config, path)
         found = kind_of_file(path) or kind_of_content(content, path)
-    raise UserError(f"{path}: expected a checkpoint of format {FORMAT!r}, found {found}")
+    raise UserError(f"{path}: expected a checkpoint, found {found}")
