@@ -285,7 +285,7 @@ def _spec(
         if tag in tags:
             raise ValueError(f"the tag {tag!r} is taken by row {tags[tag]}")
     if not isinstance(repeats, int) or isinstance(repeats, bool) or repeats < 1:
-        raise ValueError(f"expected repeats of at least 1, found {repeats!r}")
+        raise ValueError(f"expected repeats of at least 1, found {repeats!r:.80}")
     if not isinstance(module, str) or module not in ROW_TYPES:
         own = f"; needs the row {module}: give --import the file that registers it" if isinstance(module, str) else ""
         raise ValueError(f"unknown module {module!r}{suggest(str(module), ROW_TYPES)}{own}")
