@@ -58,7 +58,7 @@ class TorchScriptBackend(FileBackend):
                 warnings.simplefilter("ignore")  # TorchScript is deprecated in torch itself; the format was asked for
                 self._module = torch.jit.load(str(path), map_location=self._device, _extra_files=extra)
             strings = json.loads(extra[METADATA_FILE] or "{}")
-        except (RuntimeError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        except (RuntimeError, ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
             raise UserError(
                 f"{path}: expected a TorchScript file, torch.jit says: {first_line(error)[:500]}"
             ) from error

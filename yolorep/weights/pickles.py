@@ -216,6 +216,8 @@ _STUBS = frozenset(
         "pathlib.PosixPath",
         "pathlib.WindowsPath",
         "pathlib.PurePosixPath",
+        "pathlib._local.PosixPath",
+        "pathlib._local.WindowsPath",
         "torch.device",
         "torch.serialization._get_layout",
         "torch._utils._rebuild_sparse_tensor",
