@@ -53,6 +53,15 @@ def shared_children(levels: int) -> bytes:
     return mapping(a=module)
 
 
+def long_names(levels: int) -> bytes:
+    """The same, in which every name has a megabyte."""
+    module = stub("m", "M", DICT)
+    for level in range(levels):
+        name = text("x" * (1 << 20)) + b"q\1" if level == levels - 1 else b"h\1"  # the outermost comes first
+        module = stub("m", "M", mapping(_modules=DICT + name + module + PUT_0 + b"s" + text("b") + GET_0 + b"s"))
+    return mapping(a=module)
+
+
 def shared_lists(levels: int) -> bytes:
     value = LIST
     for _ in range(levels):
@@ -131,6 +140,8 @@ BOMBS: dict[str, Callable[[], bytes]] = {
     "a stride of 2^62": lambda: ours(state_dict=mapping(a=_view(b"K\0", b"K\2\x85", long_number(2**62) + b"\x85"))),
     "1000 dimensions": lambda: ours(state_dict=mapping(a=_view(b"K\0", *[MARK + b"K\1" * 1000 + b"t"] * 2))),
     "views of one storage": lambda: HEADER + LIST + MARK + tensor("K\x04\x85", "K\x01\x85") * 20_000 + b"e.",
+    "modules with long names": lambda: yolov5(long_names(18)),
+    "classes with long names": lambda: ours(names=LIST + text("x" * 10_000) + b"a"),
     "eps as text": lambda: yolov5(mapping(a=stub("torch.nn.modules.batchnorm", "BatchNorm2d", mapping(eps=text("x"))))),
     "a model in itself": lambda: HEADER + mapping(
         model=b"cmodels.yolo\nDetectionModel\n)\x81" + PUT_0 + mapping(_modules=mapping(a=GET_0)) + b"b"

@@ -134,8 +134,8 @@ class Metadata:
 
 
 _EXPECTED = "expected the metadata of 'yolorep export'"
-#: Classes, pixels a side, and images a batch that a file may have at most.
-_MAX_CLASSES, _MAX_SIDE, _MAX_BATCH = 100_000, 1 << 16, 1 << 16
+#: Classes, pixels a side, images a batch, and letters of a name that a file may have at most.
+_MAX_CLASSES, _MAX_SIDE, _MAX_BATCH, _MAX_NAME = 100_000, 1 << 16, 1 << 16, 1000
 
 
 def _is_count(value: Any, *, most: int) -> bool:
@@ -144,7 +144,7 @@ def _is_count(value: Any, *, most: int) -> bool:
 
 def _is_text(value: Any) -> bool:
     """Whether it is text, which lone surrogates are not: they could be printed nowhere."""
-    return isinstance(value, str) and value.encode(errors="replace").decode() == value
+    return isinstance(value, str) and len(value) <= _MAX_NAME and value.encode(errors="replace").decode() == value
 
 
 def _is_geometry(value: Any) -> bool:

@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 
 MAX_PICKLE_BYTES = 64 << 20
-#: Bytes of a zip's table of contents: about 100,000 members.
-MAX_TABLE_BYTES = 10 << 20
-#: Of a member that is neither the pickle nor a storage, such as ``byteorder``.
-MAX_NOTE_BYTES = 1 << 20
+#: Bytes of a zip's table of contents: about 60,000 members.
+MAX_TABLE_BYTES = 4 << 20
+#: Members that are neither the pickle nor a storage, such as ``byteorder``, and bytes of one.
+MAX_NOTES, MAX_NOTE_BYTES = 64, 1 << 20
 #: How the old layout begins: a pickled number that stands for nothing, and the layout's version.
 LEGACY_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 LEGACY_VERSION = b"M\xe9\x03."
@@ -73,7 +73,7 @@ def open_archive(path: Path) -> Iterator[Archive]:
         with path.open("rb") as file:
             yield _Legacy(file)
     else:
-        _check_table(path)
+        check_table(path)
         with zipfile.ZipFile(path) as archive:
             yield _Zip(archive, os.path.getsize(path))
 
@@ -84,8 +84,13 @@ def is_legacy(path: Path) -> bool:
         return file.read(2 + len(LEGACY_MAGIC))[2:] == LEGACY_MAGIC
 
 
-def _check_table(path: Path) -> None:
-    """Raises Refused for a table of contents that would take long to read."""
+def check_table(path: Path) -> None:
+    """Makes sure that a zip's table of contents does not take long to read.
+
+    Raises:
+        Refused: if it does.
+        zipfile.BadZipFile: if there is none.
+    """
     size = os.path.getsize(path)
     with path.open("rb") as file:
         if file.read(4) != b"PK\x03\x04":
@@ -118,9 +123,11 @@ class _Zip(Archive):
             raise Refused(f"data.pkl is larger than {MAX_PICKLE_BYTES >> 20} MB")
         self.pickles = io.BytesIO(archive.read(pickles[0]))
         self._storages: dict[str, Tensor] = {}
-        for name in names:
-            if name != pickles[0] and not name.startswith(f"{self._prefix}data/"):
-                self._read_note(name)
+        notes = [name for name in names if name != pickles[0] and not name.startswith(f"{self._prefix}data/")]
+        if len(notes) > MAX_NOTES:
+            raise Refused(f"it has {len(notes)} members that torch does not write")
+        for name in notes:
+            self._read_note(name)
 
     def _read_note(self, name: str) -> None:
         if self._archive.getinfo(name).file_size > MAX_NOTE_BYTES:

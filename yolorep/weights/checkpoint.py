@@ -23,7 +23,8 @@ from yolorep.ops.letterbox import Geometry
 from yolorep.weights.pickles import check_plain, reading, unpickle
 
 FORMAT = "yolorep-1"
-MAX_CLASSES = 100_000
+#: Classes, and letters of a class's name.
+MAX_CLASSES, MAX_CLASS_NAME = 100_000, 1000
 #: The longest side of images in pixels that a checkpoint may remember.
 MAX_IMAGE_SIZE = 1 << 16
 
@@ -193,7 +194,9 @@ def _is_geometry(value: Any) -> bool:
 _FORM: dict[str, Callable[[Any], bool]] = {
     "model_config": lambda value: isinstance(value, dict),
     "names": lambda value: (
-        isinstance(value, list) and 1 <= len(value) <= MAX_CLASSES and all(isinstance(name, str) for name in value)
+        isinstance(value, list)
+        and 1 <= len(value) <= MAX_CLASSES
+        and all(isinstance(name, str) and len(name) <= MAX_CLASS_NAME for name in value)
     ),
     "state_dict": _is_tensors,
     "ema": lambda value: value is None or _is_tensors(value),
@@ -219,7 +222,7 @@ def load_strictly(model: nn.Module, weights: Mapping[str, Tensor], *, source: st
     differing = [name for name in own if name in weights and own[name].shape != weights[name].shape]
     if missing or unexpected or differing:
         faults = [
-            f"{len(names)} {what} ({names[0]}{', …' if len(names) > 1 else ''})"
+            f"{len(names)} {what} ({names[0]:.80}{', …' if len(names) > 1 else ''})"
             for what, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", differing))
             if names
         ]

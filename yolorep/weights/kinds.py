@@ -10,7 +10,7 @@ import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from yolorep.weights.archive import MAX_PICKLE_BYTES, Refused, is_legacy, open_archive
+from yolorep.weights.archive import MAX_PICKLE_BYTES, Refused, check_table, is_legacy, open_archive
 
 #: Of a file's beginning, in which it is told by its first bytes.
 _HEAD_BYTES = 1024
@@ -141,6 +141,7 @@ def _kind_of_torch_file(path: Path) -> str:
         if is_legacy(path):
             with path.open("rb") as file:
                 return kind_of_pickle(file.read(MAX_PICKLE_BYTES))
+        check_table(path)
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
         if names and all(name.endswith(".npy") for name in names):

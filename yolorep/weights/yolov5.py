@@ -16,11 +16,13 @@ from yolorep.models.parser import parse_config
 from yolorep.nn.conv import Conv, ConvBN
 from yolorep.nn.reparam import fused_form
 from yolorep.weights.archive import Refused
-from yolorep.weights.checkpoint import MAX_CLASSES, Checkpoint, norms_of
+from yolorep.weights.checkpoint import MAX_CLASS_NAME, MAX_CLASSES, Checkpoint, norms_of
 from yolorep.weights.pickles import Stub, check_plain, reading, unpickle
 
 #: Modules of a file, and tensors and other values that these hold.
 MAX_LAYERS, MAX_TENSORS = 10_000, 100_000
+#: Letters of a module's or a tensor's own name.
+MAX_NAME = 64
 #: The classes of detectors, also where YOLOv5 is a package inside another.
 _DETECTOR = re.compile(r"(?:[\w.]+\.)?models\.yolo\.(?:DetectionModel|Model)")
 
@@ -124,8 +126,11 @@ def interpret(content: Any) -> Yolov5Checkpoint:
     names = [names[key] for key in sorted(names)] if isinstance(names, Mapping) else names
     if not isinstance(names, list | tuple) or not all(isinstance(name, str | int) for name in names):
         raise Refused("expected class names, found something else")
-    if not 1 <= len(names) <= MAX_CLASSES:
-        raise Refused(f"expected 1 to {MAX_CLASSES:,} classes, found {len(names):,}")
+    if not 1 <= len(names) <= MAX_CLASSES or any(len(str(name)) > MAX_CLASS_NAME for name in names):
+        raise Refused(
+            f"expected 1 to {MAX_CLASSES:,} classes with names of up to {MAX_CLASS_NAME:,} letters, "
+            f"found {len(names):,} or a longer one"
+        )
     read = _Modules({}, {}, MAX_LAYERS, MAX_TENSORS)
     read.collect(model, "", depth=0)
     if len(names) != config.get("nc"):
@@ -164,9 +169,10 @@ class _Modules:
             raise Refused(f"it has more than {MAX_LAYERS:,} layers, or 32 in each other")
         state = _attributes(module)
         for group in ("_parameters", "_buffers", "_modules"):
-            self.values_left -= len(state.get(group) or {})
-            if self.values_left < 0:
-                raise Refused(f"it has more than {MAX_TENSORS:,} tensors")
+            names = state.get(group) or {}
+            self.values_left -= len(names)
+            if self.values_left < 0 or not all(isinstance(name, str) and len(name) <= MAX_NAME for name in names):
+                raise Refused(f"it has more than {MAX_TENSORS:,} tensors, or one whose name is none")
         for group in ("_parameters", "_buffers"):
             for name, value in (state.get(group) or {}).items():
                 # Detect's anchor_grid and grid are caches of image sizes long gone.
