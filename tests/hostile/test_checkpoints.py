@@ -187,6 +187,8 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
 LARGE = (
     *("16 MB of marks", "16 MB of lists", "16 MB of sets", "20 MB of memo", "calls of many functions"),
     *("shared lists in a model file", "shared lists as names", "200,000 class names", "views of one storage"),
+    *("shared lists in a config", "shared attributes", "lists in each other", "lists in each other, as a state"),
+    *("sizes of text", "sizes of a list", "sets of a list", "a class name of 8 MB", "modules with long names"),
     *("200,000 YOLOv5 names", "objects made with much", "a call with much", "30,000 classes", "a number in decimals"),
 )
 

@@ -56,7 +56,7 @@ def run(path: Path) -> None:
     "".join(backend.names).encode()
 
 
-@pytest.mark.parametrize("count", [40, pytest.param(400, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [24, pytest.param(400, marks=pytest.mark.slow)])
 def test_other_metadata(hostile: Hostile, tmp_path: Path, count: int) -> None:
     values = {key: json.loads(text) for key, text in METADATA.to_strings().items()}
     path = tmp_path / "m.onnx"
@@ -76,7 +76,7 @@ def test_other_metadata(hostile: Hostile, tmp_path: Path, count: int) -> None:
     hostile(Case(f"metadata {seed}", lambda: run(path), before=lambda seed=seed: spoil(seed)) for seed in range(count))
 
 
-@pytest.mark.parametrize("count", [30, pytest.param(400, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [16, pytest.param(400, marks=pytest.mark.slow)])
 def test_other_bytes(hostile: Hostile, tmp_path: Path, count: int) -> None:
     data, path = write(tmp_path / "good.onnx", METADATA.to_strings()).read_bytes(), tmp_path / "m.onnx"
     hostile(
@@ -89,7 +89,7 @@ def test_other_bytes(hostile: Hostile, tmp_path: Path, count: int) -> None:
     )
 
 
-@pytest.mark.parametrize("count", [15, pytest.param(150, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [8, pytest.param(150, marks=pytest.mark.slow)])
 def test_other_bytes_of_torchscript(hostile: Hostile, tmp_path: Path, count: int) -> None:
     path = write_white_box(tmp_path / "m.torchscript")
     data = path.read_bytes()

@@ -106,7 +106,7 @@ def changes(content: dict[str, Any]) -> list[tuple[str, tuple[Any, ...], Callabl
     ]
 
 
-@pytest.mark.parametrize("count", [30, pytest.param(10_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [20, pytest.param(10_000, marks=pytest.mark.slow)])
 def test_every_value_of_last(hostile: Hostile, begun: Path, tmp_path: Path, count: int) -> None:
     content = torch.load(begun / "weights" / "last.pt", weights_only=True)
     run = copied(begun, tmp_path / "run")
@@ -141,7 +141,7 @@ def test_several_values_of_last_and_training(hostile: Hostile, begun: Path, tmp_
     )
 
 
-@pytest.mark.parametrize("count", [4, pytest.param(80, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [3, pytest.param(80, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", ["args.yaml", "hyp.yaml", "results.csv", "weights/best.pt", "weights/last.pt"])
 def test_bytes_of_every_file(hostile: Hostile, begun: Path, tmp_path: Path, name: str, count: int) -> None:
     data, run = (begun / name).read_bytes(), copied(begun, tmp_path / "run")
@@ -155,7 +155,7 @@ def test_bytes_of_every_file(hostile: Hostile, begun: Path, tmp_path: Path, name
     )
 
 
-@pytest.mark.parametrize("count", [6, pytest.param(120, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [4, pytest.param(120, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", ["args.yaml", "hyp.yaml", "results.csv"])
 def test_words_of_the_texts(hostile: Hostile, begun: Path, tmp_path: Path, name: str, count: int) -> None:
     run, text = copied(begun, tmp_path / "run"), (begun / name).read_text()
