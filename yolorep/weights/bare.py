@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +21,7 @@ from yolorep.weights.pickles import Stub
 from yolorep.weights.yolov5 import theirs_to_ours
 
 #: What programs keep their tensors under, the averaged ones first.
-_WRAPPERS = (
-    "ema",
-    "state_dict_ema",
-    "model_ema",
-    "model",
-    "model_state_dict",
-    "state_dict",
-    "net",
-    "module",
-    "weights",
-)
+_WRAPPERS = ("ema", "state_dict_ema", "model_ema", "model", "model_state_dict", "state_dict", "net", "module")
 #: Channels of the first convolution to the letter of a YOLOv5 model, and the number of its head to the end of its name.
 _WIDTHS = {16: "n", 32: "s", 48: "m", 64: "l", 80: "x"}
 _HEADS = {24: "", 33: "6"}
@@ -55,6 +46,7 @@ def checkpoint_of(tensors: Mapping[str, Tensor], config: ModelConfig, path: Path
     Raises:
         UserError: if the model cannot be built, or the tensors are those of its fused form.
     """
+    config = replace(config, expand=None)  # extra branches come after the weights
     with torch.device("meta"):
         model = build_network(config)
     if norms_of(model) and not any(name.endswith(".running_mean") for name in tensors):
@@ -99,14 +91,14 @@ def kind_of_content(content: Any, path: Path) -> str:
 
 def _head(tensors: Mapping[str, Tensor]) -> int | None:
     """Number of the last layer of a YOLOv5 model, or one of ours with its head."""
-    found = (re.fullmatch(r"model\.(\d{1,4})\.m\.0\.weight", name) for name in tensors)
-    heads = [int(match[1]) for match in found if match and f"model.{match[1]}.anchors" in tensors]
-    return heads[0] if heads else None
+    for name, anchors in tensors.items():
+        match = re.fullmatch(r"model\.(\d{1,4})\.anchors", name)
+        if match and anchors.ndim == 3 and anchors.shape[1] and f"model.{match[1]}.m.0.weight" in tensors:
+            return int(match[1])
+    return None
 
 
 def _classes(tensors: Mapping[str, Tensor], head: int) -> int:
     """How many classes the head's maps have."""
     anchors, maps = tensors[f"model.{head}.anchors"], tensors[f"model.{head}.m.0.weight"]
-    if anchors.ndim != 3 or not maps.ndim or not anchors.shape[1]:
-        raise UserError(f"expected the head of a YOLOv5 model, found anchors of shape {tuple(anchors.shape)}")
-    return max(len(maps) // anchors.shape[1] - 5, 1)
+    return max(maps.shape[0] // anchors.shape[1] - 5, 1) if maps.ndim else 1

@@ -32,14 +32,12 @@ def load_checkpoint(path: str | Path, *, config: ModelConfig | None = None) -> C
         content = unpickle(path)
         if is_ours(content):
             return parse_checkpoint(content, path)
-        try:
-            if is_yolov5(content):
+        if is_yolov5(content):
+            try:
                 return load_yolov5(content, path)
-        except UserError:
-            if kind_of_file(path):  # another program's, that is made of YOLOv5's classes
-                content = None
-            else:
-                raise
+            except UserError:
+                if not kind_of_file(path):  # else another program's, whose classes have YOLOv5's names
+                    raise
         tensors = bare_tensors(content)
         if config is not None and tensors:
             return checkpoint_of(tensors, config, path)
