@@ -192,7 +192,7 @@ class Recipe(BaseModel):
         ignored: Keys that YOLOv5's files have and nothing here reads, and why: said where one is set.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     ignored: ClassVar[dict[str, str]] = {}
 
 
@@ -209,7 +209,7 @@ class Hyp(Recipe):
     lrf: Positive = 0.01
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.937
     weight_decay: NotNegative = 0.0005
-    warmup_epochs: NotNegative = 3.0
+    warmup_epochs: Annotated[float, Field(ge=0, le=1e6)] = 3.0
     warmup_share: Share = 1.0  # the warm-up takes at most this share of the run
     warmup_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.8
     warmup_bias_lr: NotNegative = 0.1

@@ -317,7 +317,7 @@ def _spec(
         if tag in tags:
             raise ValueError(f"the tag {tag!r} is taken by row {tags[tag]}")
     if not isinstance(repeats, int) or isinstance(repeats, bool) or repeats < 1:
-        raise ValueError(f"expected repeats of at least 1, found {repeats!r}")
+        raise ValueError(f"expected repeats of at least 1, found {repeats!r:.80}")
     if isinstance(module, str) and module not in ROW_TYPES and hasattr(nn, module.removeprefix("nn.")):
         raise ValueError(f"{module} is no row: of PyTorch's layers those are that keep the channels of any feature")
     if not isinstance(module, str) or module not in ROW_TYPES:

@@ -27,8 +27,9 @@ from yolorep.options import TrainOptions, flag
 from yolorep.training.autoanchor import object_sizes
 from yolorep.training.given import check_beside_data, check_beside_loss, check_loss, check_pair
 from yolorep.training.loggers import make_loggers
+from yolorep.training.loggers.table import rows_of_epochs
 from yolorep.training.recipe import load_hyp
-from yolorep.training.resume import epochs_to_do, find_last, refuse_unfinished
+from yolorep.training.resume import check_best, check_run, epochs_to_do, find_last, refuse_unfinished
 from yolorep.training.start import freeze_layers, set_bn_momentum, starting_model
 from yolorep.training.task import Loss, MakeLoss, training_of
 from yolorep.weights.checkpoint import Checkpoint
@@ -166,8 +167,7 @@ def resume_run(
     if given:
         say(f"--resume takes the options the run was started with; without effect: {', '.join(given)}")
     checkpoint = load_checkpoint(last)
-    if "progress" not in checkpoint.training:
-        raise UserError(f"{last}: expected a last.pt with the state of a run, found weights only; use --weights")
+    check_run(checkpoint)
     progress = dict(checkpoint.training["progress"])
     before, asked = stored.planned_epochs, options.epochs
     epochs = epochs_to_do(asked, before=before, progress=progress, last=last)
@@ -181,10 +181,17 @@ def resume_run(
             f"{last}: the run finished after {progress['epochs_done']} epochs; make it longer with --epochs, or start "
             f"a new one with --weights {last}"
         )
+    if not progress["finished"] and progress["epochs_done"] >= epochs:
+        raise UserError(
+            f"{last}: expected epochs left to do, found {progress['epochs_done']} of {epochs} done; --epochs"
+        )
+    checkpoint = check_best(checkpoint)
+    rows_of_epochs(folder / "results.csv", epochs=progress["epochs_done"])  # refuses a damaged table
     device = select_device(options.device)
     make_loggers(options.log)
     model = checkpoint.build(use_ema=False)
-    assert isinstance(model, Detector)
+    if not isinstance(model, Detector):
+        raise UserError(f"{last}: expected a detector's run, found a classifier")
     freeze_layers(model, options.freeze or [])
     own_loss = checkpoint.training.get("own_loss", loss is not None)  # older files do not say
     _check_again("loss", given=loss is not None, before=own_loss, last=last)
@@ -261,9 +268,12 @@ def read_options(path: Path) -> TrainOptions:
         raise UserError(f"{path}: expected the options of a run, found {type(stored).__name__}")
     check_options(TrainOptions, stored, source=path)
     try:
-        return TrainOptions(**stored)
+        options = TrainOptions(**stored)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
+    if "data" not in stored:
+        raise UserError(f"{path}: expected the options of a run, found none of data")
+    return options
 
 
 def write_options(path: Path, options: TrainOptions) -> None:

@@ -31,7 +31,7 @@ from yolorep.training.ema import ModelEma
 from yolorep.training.given import check_callbacks
 from yolorep.training.inputs import Run, new_run, read_options, resume_run, write_options
 from yolorep.training.loggers import Logs, make_loggers
-from yolorep.training.loggers.table import read_rows
+from yolorep.training.loggers.table import rows_of_epochs
 from yolorep.training.memory import keep_freed_memory
 from yolorep.training.optim import Schedule, build_optimizer
 from yolorep.training.recipe import describe, ema_updates, mosaic_epochs
@@ -196,9 +196,7 @@ def build_trainer(run: Run) -> Trainer:
         patience=options.patience,
     )
     if run.resumed is not None:
-        assert run.resumed.ema is not None
-        trainer.ema.model.load_state_dict(run.resumed.ema)
-        restore_training_state(trainer, run.resumed.training)
+        restore_training_state(trainer, run.resumed)
         done, planned = trainer.progress.epochs_done, run.resumed.training["epochs"]
         if planned != epochs:
             say(
@@ -260,7 +258,7 @@ def _save_best(trainer: Trainer, run: Run, path: Path) -> None:
 def _callbacks(run: Run, folder: Path, *, epochs_done: int, plots: bool) -> list[Callback]:
     options = run.options
     # A killed run may have rows of epochs that are not in its checkpoint: these are repeated.
-    rows = read_rows(folder / "results.csv")[:epochs_done]
+    rows = rows_of_epochs(folder / "results.csv", epochs=epochs_done)
     loggers = make_loggers(options.log)
     for logger in loggers:
         logger.start(folder, options=asdict(options), hyp=run.hyp.model_dump(), rows=rows)
