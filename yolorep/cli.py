@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import types
 import typing
@@ -26,6 +27,7 @@ from yolorep.options import (
     ValOptions,
     flag,
 )
+from yolorep.signals import StopSignals
 from yolorep.version import __version__
 
 #: Command to its options; ``yolorep.commands.<command>`` runs it.
@@ -58,17 +60,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: command and flags; ``sys.argv`` by default.
 
     Returns:
-        The exit code: 0 done, 2 the user's input is wrong, 130 interrupted, 1 anything else.
+        The exit code: 0 done, 2 the user's input is wrong, 128 + n ended by signal n (130: Ctrl-C), 1 anything else.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
+    with StopSignals() as signals:
+        code = _run(argv, signals)
+        return signals.exit_code if signals.received else code
+
+
+def _run(argv: Sequence[str], signals: StopSignals) -> int:
     try:
         run(argv)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as error:
-        print(f"interrupted{': ' if str(error) else ''}{error}", file=sys.stderr)
-        return 130
+        how = "interrupted" if signals.received in (None, signal.SIGINT) else f"ended by {signals.received.name}"
+        print(f"{how}: {error or 'start again with the same command'}", file=sys.stderr)
+        return signals.exit_code
     except YolorepError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, Any
 
 from yolorep.errors import UserError
 
@@ -31,14 +32,12 @@ def atomic_write(path: Path) -> Iterator[Path]:
     os.close(handle)
     temporary = Path(name)
     try:
-        yield temporary
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
-    except OSError as error:
-        # What the user knows is the file's own name, not the temporary one's.
-        raise OSError(error.errno, f"could not be written ({error.strerror or error})", str(path)) from error
+        with errors_named(path):
+            yield temporary
+            with temporary.open("rb") as written:
+                os.fsync(written.fileno())
+            temporary.chmod(0o666 & ~_umask())
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -60,24 +59,65 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         raise UserError(f"{path}: cannot be written ({error.strerror}); choose a writable folder") from error
     new, old = work / path.name, work / "old"
     try:
-        new.mkdir()
-        yield new
-        for file in new.rglob("*"):
-            if file.is_file():
-                with file.open("rb") as written:
-                    os.fsync(written.fileno())
-        if path.exists():
-            path.rename(old)
-        try:
-            new.rename(path)
-        except OSError:
-            if old.exists():
-                old.rename(path)
-            raise
-    except OSError as error:
-        raise OSError(error.errno, f"could not be written ({error.strerror or error})", str(path)) from error
+        with errors_named(path):
+            new.mkdir()
+            yield new
+            for file in new.rglob("*"):
+                if file.is_file():
+                    with file.open("rb") as written:
+                        os.fsync(written.fileno())
+            if path.exists():
+                path.rename(old)
+            try:
+                new.rename(path)
+            except BaseException:  # Ctrl-C too must not leave the place empty
+                if old.exists() and not path.exists():
+                    old.rename(path)
+                raise
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+@contextmanager
+def errors_named(path: Path) -> Iterator[None]:
+    """Makes errors of the operating system name the file that is being written as the user knows it.
+
+    Raises:
+        OSError: naming ``path``, in place of one that names a temporary file or none.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, f"could not be written ({error.strerror or error})", str(path)) from error
+
+
+class SteadyFile:
+    """A file for writers in C++, which end the process where Python would raise: it keeps the error for later.
+
+    Args:
+        file: where to write to, open.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._error: BaseException | None = None
+
+    def write(self, data: Any) -> int:
+        """Takes bytes; after an error it only pretends to."""
+        if self._error is None:
+            try:
+                self._file.write(data)
+            except BaseException as error:  # Ctrl-C too
+                self._error = error
+        return len(data)
+
+    def flush(self) -> None:
+        """Nothing: closing the file does."""
+
+    def check(self) -> None:
+        """Raises what went wrong, if anything did."""
+        if self._error is not None:
+            raise self._error
 
 
 def write_text(path: Path, text: str) -> None:

@@ -6,7 +6,6 @@ import hashlib
 import io
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -18,6 +17,7 @@ from yolorep.config import cache_dir
 from yolorep.console import progress, say
 from yolorep.data.annotations import Annotations, Truth
 from yolorep.data.cache import file_state
+from yolorep.data.threads import for_images
 from yolorep.errors import UserError
 from yolorep.images import ImageError, read_image
 
@@ -143,7 +143,7 @@ class DetectionDataset:
         def fill(index: int) -> None:
             pixels[self._starts[index] : self._starts[index + 1]] = self._decode(index).reshape(-1)
 
-        self._in_threads(fill, f"caching {needed / 1e9:.2f} GB in memory")
+        for_images(fill, range(len(self)), desc=f"caching {needed / 1e9:.2f} GB in memory")
         self._pixels = pixels
 
     def _fill_folder(self) -> None:
@@ -154,7 +154,7 @@ class DetectionDataset:
             if not file.exists():
                 self._store(index, file)
 
-        self._in_threads(fill, "caching images on disk")
+        for_images(fill, range(len(self)), desc="caching images on disk")
 
     def _store(self, index: int, file: Path) -> None:
         image = self._decode(index)
@@ -180,11 +180,6 @@ class DetectionDataset:
         state = f"{path}\0{file_state(path)} {self.image_size} {self._training}"
         key = hashlib.sha256(state.encode("utf-8", "surrogateescape")).hexdigest()
         return self._folder / key[:2] / f"{key[2:34]}.npy"
-
-    def _in_threads(self, function: object, desc: str) -> None:
-        with ThreadPoolExecutor(min(8, (os.cpu_count() or 1) + 1)) as pool:
-            for _ in progress(pool.map(function, range(len(self))), total=len(self), desc=desc, unit="images"):  # type: ignore[arg-type]
-                pass
 
 
 class Items(Protocol):

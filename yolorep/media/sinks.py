@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from yolorep.detections import Detections, class_name, yolo_text
 from yolorep.errors import UserError
-from yolorep.files import atomic_write, write_text
+from yolorep.files import atomic_write, errors_named, write_text
 from yolorep.images import WRITTEN_SUFFIXES, write_image
 from yolorep.media.frames import Frame
 
@@ -197,9 +197,11 @@ class CsvSink(Sink):
 
     def __init__(self, path: Path, class_names: Sequence[str]) -> None:
         self._class_names = class_names
+        self._path = path
         self._file = _open_text(path)
         self._rows = csv.writer(self._file, lineterminator="\n")
-        self._rows.writerow(self.COLUMNS)
+        with errors_named(path):
+            self._rows.writerow(self.COLUMNS)
 
     def write(self, frame: Frame, detections: Detections, drawn: Image) -> None:
         for box, confidence, class_id in zip(
@@ -209,10 +211,12 @@ class CsvSink(Sink):
             corners = [f"{value:.2f}" for value in box]
             name = class_name(self._class_names, class_id)
             self._rows.writerow([frame.path, number, class_id, name, f"{confidence:.4f}", *corners])
-        self._file.flush()
+        with errors_named(self._path):
+            self._file.flush()
 
     def close(self) -> None:
-        self._file.close()
+        with errors_named(self._path):
+            self._file.close()
 
 
 class JsonSink(Sink):
@@ -223,6 +227,7 @@ class JsonSink(Sink):
     """
 
     def __init__(self, path: Path, names: OutputNames) -> None:
+        self._path = path
         self._names = names
         self._stack = ExitStack()
         temporary = self._stack.enter_context(atomic_write(path))  # no list without its closing bracket
@@ -239,13 +244,14 @@ class JsonSink(Sink):
             detections.xyxy.tolist(), detections.confidence.tolist(), detections.class_id.tolist(), strict=True
         ):
             bbox = [round(value, 3) for value in (x1, y1, x2 - x1, y2 - y1)]
-            self._file.write(self._separator)
-            json.dump({**entry, "category_id": class_id, "bbox": bbox, "score": round(score, 5)}, self._file)
+            text = json.dumps({**entry, "category_id": class_id, "bbox": bbox, "score": round(score, 5)})
+            with errors_named(self._path):
+                self._file.write(self._separator + text)  # at once, for Ctrl-C may come at any moment
             self._separator = ",\n"
 
     def close(self) -> None:
-        self._file.write("[]\n" if self._separator == "[\n" else "\n]\n")
-        self._stack.close()
+        with self._stack:  # a file that cannot be finished is removed
+            self._file.write("\n]\n" if self._file.tell() else "[]\n")
 
 
 class CropSink(Sink):

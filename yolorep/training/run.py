@@ -132,6 +132,11 @@ def train(
         except WorkerLost as error:
             how = _make_resumable(trainer, run, folder)
             raise WorkerLost(f"{error}; {how}{_with_fewer(run.options.workers) if '--resume' in how else ''}") from None
+        except OSError as error:
+            if not (last := folder / "weights" / "last.pt").is_file():
+                raise
+            reason = f"{error.strerror or error}; when that is mended, go on with --resume {last}"
+            raise OSError(error.errno, reason, error.filename) from error
     except torch.cuda.OutOfMemoryError:
         raise YolorepError(
             f"{run.device}: out of memory; lower --batch-size (it is {run.options.batch_size}) "

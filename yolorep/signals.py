@@ -1,0 +1,93 @@
+"""Signals that ask a command to end: Ctrl-C, a kill, a terminal that is closed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from types import FrameType, TracebackType
+from typing import Any
+
+_NAMES = ("SIGINT", "SIGTERM", "SIGHUP")
+#: Seconds that a command may still take after the second signal.
+GRACE = 2.0
+
+
+class StopSignals:
+    """Turns these signals into KeyboardInterrupt; a context manager for a program's entry, never for a library.
+
+    The first one lets the command finish what it began. A second one breaks that off, still without leaving half a
+    file; what takes longer than :data:`GRACE` then, in native code say, is ended at once. Signals that are ignored, by
+    ``nohup`` say, stay so. Outside the main thread it does nothing.
+
+    Attributes:
+        received: the first signal, or None.
+    """
+
+    def __init__(self) -> None:
+        self.received: signal.Signals | None = None
+        self._before: dict[signal.Signals, Any] = {}
+        self._terminals = [stream for stream in (1, 2) if _is_terminal(stream)]
+        self._pipe: tuple[int, int] | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """As shells count: 128 and the signal's number."""
+        return 128 + (self.received or signal.SIGINT)
+
+    def __enter__(self) -> StopSignals:
+        if threading.current_thread() is not threading.main_thread():
+            return self
+        for name in _NAMES:
+            number = getattr(signal, name, None)
+            if number is not None and signal.getsignal(number) not in (signal.SIG_IGN, None):
+                self._before[number] = signal.signal(number, self._interrupt)
+        self._watch()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        # A process that was told to end is about to: another signal ends it at once.
+        for number, before in self._before.items():
+            signal.signal(number, before if self.received is None else self._leave)
+        if self._pipe is not None and self.received is None:
+            signal.set_wakeup_fd(-1)
+            os.close(self._pipe[1])  # which ends the thread
+
+    def _interrupt(self, number: int, _: FrameType | None) -> None:
+        self.received = self.received or signal.Signals(number)
+        for stream in self._terminals:
+            if not _is_terminal(stream):  # it was closed: printing to it would be an error amidst finishing
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
+        raise KeyboardInterrupt
+
+    def _leave(self, *_: object) -> None:
+        os._exit(self.exit_code)
+
+    def _watch(self) -> None:
+        """Counts signals in a thread: the main one hears of them between two Python instructions only."""
+        if sys.platform == "win32" or not self._before:
+            return
+        self._pipe = os.pipe()
+        os.set_blocking(self._pipe[1], False)
+        signal.set_wakeup_fd(self._pipe[1], warn_on_full_buffer=False)
+        threading.Thread(target=self._count, args=(self._pipe[0],), name="yolorep-signals", daemon=True).start()
+
+    def _count(self, pipe: int) -> None:
+        count = 0
+        while count < 2:
+            numbers = os.read(pipe, 1)
+            if not numbers:
+                os.close(pipe)
+                return
+            count += numbers[0] in self._before
+        time.sleep(GRACE)
+        self._leave()
+
+
+def _is_terminal(stream: int) -> bool:
+    try:
+        return os.isatty(stream)
+    except OSError:
+        return False
