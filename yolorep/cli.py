@@ -64,20 +64,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     with StopSignals() as signals:
-        code = _run(argv, signals)
+        try:
+            code = _exit_code(argv)
+        except KeyboardInterrupt as error:
+            signals.nothing_is_left()
+            how = "interrupted" if signals.received in (None, signal.SIGINT) else f"ended by {signals.received.name}"
+            print(f"{how}: {str(error) or 'start again with the same command'}", file=sys.stderr)
+            return signals.exit_code
         return signals.exit_code if signals.received else code
 
 
-def _run(argv: Sequence[str], signals: StopSignals) -> int:
+def _exit_code(argv: Sequence[str]) -> int:
     try:
         run(argv)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt as error:
-        how = "interrupted" if signals.received in (None, signal.SIGINT) else f"ended by {signals.received.name}"
-        print(f"{how}: {error or 'start again with the same command'}", file=sys.stderr)
-        return signals.exit_code
     except YolorepError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

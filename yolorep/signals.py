@@ -7,10 +7,13 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
-_NAMES = ("SIGINT", "SIGTERM", "SIGHUP")
+#: Those there are on this system.
+STOPPING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 #: Seconds that a command may still take after the second signal.
 GRACE = 2.0
 
@@ -38,29 +41,42 @@ class StopSignals:
         return 128 + (self.received or signal.SIGINT)
 
     def __enter__(self) -> StopSignals:
-        if threading.current_thread() is not threading.main_thread():
-            return self
-        for name in _NAMES:
-            number = getattr(signal, name, None)
-            if number is not None and signal.getsignal(number) not in (signal.SIG_IGN, None):
-                self._before[number] = signal.signal(number, self._interrupt)
-        self._watch()
+        if threading.current_thread() is threading.main_thread():
+            for number in STOPPING:
+                if signal.getsignal(number) not in (signal.SIG_IGN, None):
+                    self._before[number] = signal.signal(number, self._interrupt)
+            self._watch()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        # A process that was told to end is about to: another signal ends it at once.
+        if self.received is not None:
+            self.nothing_is_left()
+            return
         for number, before in self._before.items():
-            signal.signal(number, before if self.received is None else self._leave)
-        if self._pipe is not None and self.received is None:
+            signal.signal(number, before)
+        if self._pipe is not None:
             signal.set_wakeup_fd(-1)
             os.close(self._pipe[1])  # which ends the thread
 
-    def _interrupt(self, number: int, _: FrameType | None) -> None:
+    def nothing_is_left(self) -> None:
+        """What was begun is finished, and the process about to end: another signal ends it at once."""
+        for number in self._before:
+            signal.signal(number, self._leave)
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
         self.received = self.received or signal.Signals(number)
         for stream in self._terminals:
             if not _is_terminal(stream):  # it was closed: printing to it would be an error amidst finishing
                 os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
+        if _is_finalizer(frame) and hasattr(signal, "setitimer"):  # Python would print the exception and go on
+            signal.signal(signal.SIGALRM, self._interrupt_later)
+            signal.setitimer(signal.ITIMER_REAL, 0.05)
+            return
         raise KeyboardInterrupt
+
+    def _interrupt_later(self, _: int, frame: FrameType | None) -> None:
+        assert self.received is not None
+        self._interrupt(self.received, frame)
 
     def _leave(self, *_: object) -> None:
         os._exit(self.exit_code)
@@ -84,6 +100,38 @@ class StopSignals:
             count += numbers[0] in self._before
         time.sleep(GRACE)
         self._leave()
+
+
+@contextmanager
+def stopping_held() -> Iterator[None]:
+    """Around what starts processes: a signal that asks to end waits until they are told how to behave.
+
+    In a process just forked, or in what runs around forking, Python would print the exception and go on.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    held: list[int] = []
+    before = {number: signal.getsignal(number) for number in STOPPING if callable(signal.getsignal(number))}
+    wakeup = signal.set_wakeup_fd(-1)  # of this process only
+    for number in before:
+        signal.signal(number, lambda number, _: held.append(number))
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(wakeup)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for number in dict.fromkeys(held):
+            signal.raise_signal(number)
+
+
+def _is_finalizer(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_name == "__del__":
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _is_terminal(stream: int) -> bool:

@@ -35,6 +35,7 @@ from yolorep.data.workers import (
 from yolorep.errors import UserError
 from yolorep.ops.letterbox import LetterBox, rect_shape
 from yolorep.ops.prepare import letterboxed, write_rgb
+from yolorep.signals import stopping_held
 
 B = TypeVar("B")
 
@@ -245,7 +246,7 @@ class _Loader(Generic[B]):
         """
         batches: Iterable[Any] = self._loader
         if not self._processes:
-            with errors_where_batches_are_awaited():
+            with stopping_held(), errors_where_batches_are_awaited():
                 batches = iter(self._loader)
             self._processes.extend(self._loader._iterator._workers)  # type: ignore[union-attr]
         with Watch(self._processes, self._loader._iterator._worker_result_queue) as watch:  # type: ignore[union-attr]

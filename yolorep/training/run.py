@@ -112,13 +112,10 @@ def train(
     check_callbacks(callbacks)
     refuse_launcher()
     keep_freed_memory()
+    run = (new_run if options.resume is None else resume_run)(options, loss=loss, dataset=dataset)
     try:
-        run = (new_run if options.resume is None else resume_run)(options, loss=loss, dataset=dataset)
         if run.options.batch_size == FIND_BATCH_SIZE:
             run = replace(run, options=replace(run.options, batch_size=choose_batch_size(run)))
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt("nothing is trained yet; start again with the same command") from None
-    try:
         run = replace(run, workers=_affordable_workers(run))
         trainer = build_trainer(run)
         folder = create_folder(run) if run.resumed is None else reopen_folder(run, run.resumed)
