@@ -6,7 +6,6 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
@@ -14,26 +13,29 @@ from typing import Any
 
 #: Those there are on this system.
 STOPPING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
-#: Seconds that a command may still take after the second signal.
-GRACE = 2.0
 
 
 class StopSignals:
     """Turns these signals into KeyboardInterrupt; a context manager for a program's entry, never for a library.
 
     The first one lets the command finish what it began. A second one breaks that off, still without leaving half a
-    file; what takes longer than :data:`GRACE` then, in native code say, is ended at once. Signals that are ignored, by
+    file; what takes longer than ``grace`` then, in native code say, is ended at once. Signals that are ignored, by
     ``nohup`` say, stay so. Outside the main thread it does nothing.
+
+    Args:
+        grace: seconds that a command may still take after the second signal.
 
     Attributes:
         received: the first signal, or None.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, grace: float = 2.0) -> None:
+        self._grace = grace
         self.received: signal.Signals | None = None
         self._before: dict[signal.Signals, Any] = {}
         self._terminals = [stream for stream in (1, 2) if _is_terminal(stream)]
         self._pipe: tuple[int, int] | None = None
+        self._ended = threading.Event()
 
     @property
     def exit_code(self) -> int:
@@ -49,14 +51,15 @@ class StopSignals:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self._ended.set()
+        if self._pipe is not None:
+            signal.set_wakeup_fd(-1)
+            os.close(self._pipe[1])  # which ends the thread
         if self.received is not None:
             self.nothing_is_left()
             return
         for number, before in self._before.items():
             signal.signal(number, before)
-        if self._pipe is not None:
-            signal.set_wakeup_fd(-1)
-            os.close(self._pipe[1])  # which ends the thread
 
     def nothing_is_left(self) -> None:
         """What was begun is finished, and the process about to end: another signal ends it at once."""
@@ -92,14 +95,13 @@ class StopSignals:
 
     def _count(self, pipe: int) -> None:
         count = 0
-        while count < 2:
-            numbers = os.read(pipe, 1)
-            if not numbers:
-                os.close(pipe)
-                return
-            count += numbers[0] in self._before
-        time.sleep(GRACE)
-        self._leave()
+        while count < 2 and (numbers := os.read(pipe, 1)):
+            if numbers[0] in self._before:
+                self.received = self.received or signal.Signals(numbers[0])
+                count += 1
+        os.close(pipe)
+        if count == 2 and not self._ended.wait(self._grace):
+            self._leave()
 
 
 @contextmanager

@@ -201,6 +201,7 @@ class _Loader(Generic[B]):
     """A torch loader whose items are whole batches, made from keys, in this process or in workers.
 
     Attributes:
+        largest: bytes of the largest batch, or a bound.
         workers: how many processes prepare batches.
         short_of_memory: they are fewer than wanted for want of shared memory.
     """
@@ -209,6 +210,7 @@ class _Loader(Generic[B]):
         self, make: Callable[[Any], B], keys: Any, *, workers: int, pin_memory: bool, largest: int, what: str
     ) -> None:
         workers = min(workers, len(keys), os.cpu_count() or 1)
+        self.largest = largest
         self.workers = affordable_workers(workers, largest, free=free_shared_memory(), what=what) if workers else 0
         self.short_of_memory = self.workers < workers
         self._keys = keys

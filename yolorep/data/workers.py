@@ -98,9 +98,11 @@ def share(batch: Any) -> Any:
             if isinstance(value, Tensor):
                 value.share_memory_()
     except (RuntimeError, OSError) as error:
+        reason = str(error).strip().rpartition(": ")[2].partition(" (")[0]
         return WorkerLost(
             too_many_files(error)
-            or f"a data loading process found no shared memory, is {SHARED_MEMORY} full? Fewer --workers need less"
+            or f"a data loading process could not put its batch into {SHARED_MEMORY} ({reason}): "
+            "fewer --workers need less"
         )
     return batch
 
