@@ -63,6 +63,8 @@ class StopSignals:
 
     def nothing_is_left(self) -> None:
         """What was begun is finished, and the process about to end: another signal ends it at once."""
+        if hasattr(signal, "setitimer"):
+            signal.setitimer(signal.ITIMER_REAL, 0)
         for number in self._before:
             signal.signal(number, self._leave)
 
@@ -99,8 +101,9 @@ class StopSignals:
             if numbers[0] in self._before:
                 self.received = self.received or signal.Signals(numbers[0])
                 count += 1
-        os.close(pipe)
-        if count == 2 and not self._ended.wait(self._grace):
+        if count < 2:
+            os.close(pipe)
+        elif not self._ended.wait(self._grace):
             self._leave()
 
 

@@ -121,6 +121,8 @@ def train(
         folder = create_folder(run) if run.resumed is None else reopen_folder(run, run.resumed)
         epochs_done = trainer.progress.epochs_done
         try:
+            if run.resumed is None:
+                say(f"results go to {folder}")
             trainer.callbacks = [*_callbacks(run, folder, epochs_done=epochs_done, plots=plots), *callbacks]
             trainer.fit()
             metrics = finish(run, folder, plots=plots)
@@ -149,7 +151,6 @@ def create_folder(run: Run) -> Path:
     remove_run(folder)
     write_options(folder / "args.yaml", run.options)
     write_text(folder / "hyp.yaml", yaml.safe_dump(run.hyp.model_dump(), sort_keys=False))
-    say(f"results go to {folder}")
     return folder
 
 
