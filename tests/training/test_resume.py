@@ -219,7 +219,9 @@ def test_resume_names_the_options_it_ignores(work: Path, capsys: pytest.CaptureF
     with pytest.raises(KeyboardInterrupt):
         train(options(work, epochs=2), StopAfter(3))
     capsys.readouterr()
-    resume = TrainOptions(resume="", project=str(work / "runs"), device="cpu", epochs=2, batch_size=4, log=["csv"])
+    resume = TrainOptions(
+        resume="", project=str(work / "runs"), device="cpu", epochs=2, batch_size=4, workers=1, log=["csv"]
+    )
     train(resume)
     assert "without effect: --batch-size, --log\n" in capsys.readouterr().out
 

@@ -124,9 +124,7 @@ def test_a_state_dict_trains_with_its_cfg(source: Detector, tmp_path: Path, ours
     state = {name if ours else names[name]: value for name, value in source.state_dict().items()}
     path = tmp_path / "s.pt"
     torch.save(state if wrapper is None else {"epoch": 1, wrapper: state}, path)
-    with pytest.raises(
-        UserError, match=r"s\.pt: expected a checkpoint, found .* state_dict.* train .* with --cfg"
-    ):
+    with pytest.raises(UserError, match=r"s\.pt: expected a checkpoint, found .* state_dict.* train .* with --cfg"):
         load_model(path)
     model = starting_model(str(tmp_path / "m.yaml"), str(path), names=["cat", "dog"])
     mine, theirs = model.state_dict(), source.state_dict()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
+import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -72,7 +75,7 @@ class OnnxBackend(FileBackend):
 
     def __init__(self, path: Path, *, device: torch.device | None = None) -> None:
         try:
-            import onnxruntime
+            onnxruntime = import_onnxruntime()
         except ImportError as error:
             raise UserError(
                 f"{path}: running ONNX files needs onnxruntime: pip install 'yolorep[{Onnx.extra}]'"
@@ -127,6 +130,16 @@ def _open(shape: Sequence[int | str | None]) -> str:
     return f"({', '.join(str(side) if isinstance(side, int) else 'any' for side in shape)})"
 
 
+def import_onnxruntime() -> ModuleType:
+    """The package, imported here only: told not to call home, it asks no DNS and marks no home folder.
+
+    Raises:
+        ImportError: if it is not installed.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read while it is imported; a later call is too late
+    return importlib.import_module("onnxruntime")
+
+
 def _dynamic_shape(stride: int) -> dict[int, Any]:
     """Any batch size, height and width, the latter as multiples of the stride: only then do all features fit."""
     batch, height, width = (torch.export.Dim(name, min=1) for name in ("batch", "height", "width"))
@@ -142,8 +155,7 @@ def _name_candidates(model: onnx.ModelProto) -> None:
 
 def _errors() -> tuple[type[Exception], ...]:
     """Onnxruntime's errors, which share no base class, and what its Python side raises of its own."""
-    from onnxruntime.capi import onnxruntime_pybind11_state as state
-
+    state = import_onnxruntime().capi.onnxruntime_pybind11_state
     own = (
         state.EPFail,
         state.Fail,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import warnings
 import zipfile
@@ -30,7 +31,10 @@ class TorchScript(Format):
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")  # TorchScript is deprecated in torch itself; the format was asked for
             module = torch.jit.freeze(torch.jit.trace(network, (example,), check_trace=False))
-            torch.jit.save(module, str(path), _extra_files={METADATA_FILE: json.dumps(metadata.to_strings())})
+            # By way of memory: where torch cannot write to a file, it ends the process.
+            written = io.BytesIO()
+            torch.jit.save(module, written, _extra_files={METADATA_FILE: json.dumps(metadata.to_strings())})
+        path.write_bytes(written.getbuffer())
 
     def open(self, path: Path, *, device: torch.device) -> Backend:
         return TorchScriptBackend(path, device=device)

@@ -49,6 +49,7 @@ class Run:
         val_set: Images to evaluate on.
         own_loss: Makes the loss of the model; None for that of its head.
         resumed: Where to go on, or None for a new run.
+        workers: Data loading processes, where there is no shared memory for as many as the options say.
     """
 
     options: TrainOptions
@@ -59,6 +60,7 @@ class Run:
     val_set: Dataset
     own_loss: MakeLoss | None = None
     resumed: Checkpoint | None = None
+    workers: int | None = None
 
     def make_loss(self, model: Detector) -> Loss:
         """The loss of the model, or of a copy of it.
@@ -141,7 +143,7 @@ def new_run(
 def resume_run(
     options: TrainOptions, *, loss: MakeLoss | None = None, dataset: tuple[Dataset, Dataset] | None = None
 ) -> Run:
-    """Load a run to go on with, with the options it was started with; only the device and more epochs may be given.
+    """Load a run to go on with, with the options it was started with; only device, workers and epochs may be given.
 
     Args:
         options: What was asked for: which run, and where.
@@ -159,10 +161,11 @@ def resume_run(
     last = find_last(options.resume or "", project=options.project)
     folder = last.parent.parent
     stored = read_options(folder / "args.yaml")
+    heeded = ("resume", "device", "workers", "project", "epochs")
     given = [
         flag(entry.name)
         for entry in fields(options)
-        if entry.name not in ("resume", "device", "project", "epochs") and getattr(options, entry.name) != entry.default
+        if entry.name not in heeded and getattr(options, entry.name) != entry.default
     ]
     if given:
         say(f"--resume takes the options the run was started with; without effect: {', '.join(given)}")
@@ -171,7 +174,8 @@ def resume_run(
     progress = dict(checkpoint.training["progress"])
     before, asked = stored.planned_epochs, options.epochs
     epochs = epochs_to_do(asked, before=before, progress=progress, last=last)
-    options = replace(stored, device=options.device or stored.device, epochs=epochs)
+    workers = stored.workers if options.workers == TrainOptions.workers else options.workers
+    options = replace(stored, device=options.device or stored.device, workers=workers, epochs=epochs)
     planned = checkpoint.training.get("epochs", before)  # fewer than before if no epoch followed an extension
     if progress["finished"] and (asked or epochs != planned):
         progress.update(finished=False, best_epoch=progress["epochs_done"] - 1)  # patience begins anew

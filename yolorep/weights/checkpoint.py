@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from yolorep.errors import UserError
-from yolorep.files import atomic_write
+from yolorep.files import SteadyFile, atomic_write
 from yolorep.models.classifier import Classifier
 from yolorep.models.detector import Detector, build_network
 from yolorep.models.network import Network
@@ -116,11 +115,10 @@ def save_checkpoint(
         "data": data,
         "geometry": asdict(model.geometry),
     }
-    try:
-        with atomic_write(path) as temporary, temporary.open("wb") as file:
-            torch.save(content, file)
-    except RuntimeError as error:  # how torch tells that a write failed
-        raise OSError(errno.ENOSPC, "could not be written, probably a full disk", str(path)) from error
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
+        steady = SteadyFile(file)
+        torch.save(content, steady)  # type: ignore[arg-type]
+        steady.check()
 
 
 def is_ours(content: Any) -> bool:
