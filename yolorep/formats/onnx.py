@@ -123,10 +123,6 @@ class OnnxBackend(FileBackend):
         return self._checked(torch.from_numpy(boxes), torch.from_numpy(scores), batch=len(images))
 
 
-def _open(shape: Sequence[int | str | None]) -> str:
-    return f"({', '.join(str(side) if isinstance(side, int) else 'any' for side in shape)})"
-
-
 def _dynamic_shape(stride: int) -> dict[int, Any]:
     """Any batch size, height and width, the latter as multiples of the stride: only then do all features fit."""
     batch, height, width = (torch.export.Dim(name, min=1) for name in ("batch", "height", "width"))
@@ -167,3 +163,7 @@ def _provider(available: list[str], device: torch.device) -> str | tuple[str, di
         f"--device {device}: this onnxruntime offers {', '.join(available)} only: use --device cpu, "
         "or install onnxruntime-gpu for CUDA"
     )
+
+
+def _open(shape: Sequence[int | str | None]) -> str:
+    return f"({', '.join(str(side) if isinstance(side, int) else 'any' for side in shape)})"
