@@ -104,11 +104,15 @@ def test_names_are_drawn_each_in_its_own_way(files: list[str]) -> None:
     assert all((a != b).any() for i, a in enumerate(pictures) for b in pictures[:i])
 
 
-@pytest.mark.parametrize("name", ["猫", "क", "แม", "\ud800", "a\nb", "\U0001fae8", "\0"])
+@pytest.mark.parametrize("name", ["猫", "क", "แม", "\ud800", "\U0001fae8", "\0"])
 def test_a_number_stands_for_what_cannot_be_drawn(name: str) -> None:
     fonts = Fonts(list)
     np.testing.assert_array_equal(drawn(fonts, name), drawn(fonts, "0"))
     np.testing.assert_array_equal(drawn(fonts, "person", name), drawn(fonts, "person", "1"))
+
+
+def test_a_name_is_drawn_in_one_line() -> None:
+    np.testing.assert_array_equal(drawn(Fonts(list), " a\n b"), drawn(Fonts(list), "a b"))
 
 
 @pytest.mark.parametrize(

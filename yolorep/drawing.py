@@ -70,7 +70,7 @@ def draw(
     # All labels after all boxes: no line crosses a text.
     for i in order:
         class_id = int(detections.class_id[i])
-        text = fonts.readable(" ".join(class_name(names, class_id).split()), class_id)  # in one line
+        text = fonts.readable(class_name(names, class_id), class_id)
         if not hide_conf:
             text += f" {detections.confidence[i]:.2f}"
         mask = _text_mask(text, 4 * line + 6, fonts)

@@ -51,10 +51,11 @@ class Fonts:
         self._absent: set[str] = set()
 
     def readable(self, name: str, class_id: int) -> str:
-        """The name, or the class's number where no font has its letters: said once for each script.
+        """The name in one line, or the class's number where no font has its letters: said once for each script.
 
         Of a name of more than 100 letters only the first are drawn.
         """
+        name = " ".join(name.split())
         if len(name) > _LONGEST:
             name = f"{name[: _LONGEST - 1]}…"
         missing = self._missing(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 from tests.training.tiny import TinyBatch, tiny_batches, tiny_trainer
 from yolorep.training.resume import restore_training_state, training_state
 from yolorep.training.trainer import Callback, EpochResult, MultiScale, NonFiniteLoss, Scores, Trainer
+from yolorep.weights.checkpoint import Checkpoint
 
 
 class Recorder(Callback):
@@ -167,10 +169,12 @@ def test_non_finite_gradients_are_the_scalers_business_with_float16() -> None:
 
 
 def test_a_run_without_scaler_goes_on_with_one() -> None:
-    state = training_state(tiny_trainer())
     trainer = tiny_trainer()
+    stored = Checkpoint(
+        Path("last.pt"), {}, (), {}, ema=trainer.ema.model.state_dict(), training=training_state(tiny_trainer())
+    )
     trainer.scaler = torch.amp.GradScaler("cpu", enabled=True)
-    restore_training_state(trainer, state)
+    restore_training_state(trainer, stored)
     assert trainer.scaler.get_scale() == 65536
 
 

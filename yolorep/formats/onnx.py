@@ -126,10 +126,6 @@ class OnnxBackend(FileBackend):
         return self._checked(torch.from_numpy(boxes), torch.from_numpy(scores), batch=len(images))
 
 
-def _open(shape: Sequence[int | str | None]) -> str:
-    return f"({', '.join(str(side) if isinstance(side, int) else 'any' for side in shape)})"
-
-
 def import_onnxruntime() -> ModuleType:
     """The package, imported here only: told not to call home, it asks no DNS and marks no home folder.
 
@@ -179,3 +175,7 @@ def _provider(available: list[str], device: torch.device) -> str | tuple[str, di
         f"--device {device}: this onnxruntime offers {', '.join(available)} only: use --device cpu, "
         "or install onnxruntime-gpu for CUDA"
     )
+
+
+def _open(shape: Sequence[int | str | None]) -> str:
+    return f"({', '.join(str(side) if isinstance(side, int) else 'any' for side in shape)})"
