@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import signal
 import sys
 import types
@@ -84,7 +85,9 @@ def _exit_code(argv: Sequence[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
+        # What writes files names them: without a name it is what is printed that cannot be written.
+        printed = "standard output: " if error.errno in (errno.ENOSPC, errno.EPIPE, errno.EIO) else ""
+        where = f"{error.filename}: " if error.filename else printed
         print(f"error: {where}{error.strerror or error}", file=sys.stderr)
         return 1
     return 0
