@@ -237,6 +237,25 @@ def test_exit_codes(raised: BaseException, code: int, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (OSError(28, "No space left on device", "a/last.pt"), "a/last.pt: No space left on device"),
+        (OSError(28, "No space left on device"), "standard output: No space left on device"),
+        (OSError(12, "Cannot allocate memory"), "Cannot allocate memory"),
+    ],
+)
+def test_errors_of_the_system_name_their_file(
+    error: OSError, line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(argv: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(cli, "run", fail)
+    assert cli.main(["train"]) == 1
+    assert capsys.readouterr().err == f"error: {line}\n"
+
+
+@pytest.mark.parametrize(
     ("said", "line"), [("", "start again with the same command"), ("go on with --resume", "go on with --resume")]
 )
 def test_an_interruption_says_how_to_go_on(

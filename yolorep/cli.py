@@ -93,7 +93,9 @@ def _exit_code(argv: Sequence[str]) -> int:
     except OSError as error:
         if isinstance(error, BrokenPipeError) and not is_read(sys.stdout):
             return 128 + signal.SIGPIPE  # head, say, has seen enough
-        where = f"{error.filename}: " if error.filename else ""
+        # What writes files names them: without a name it is what is printed that cannot be written.
+        printed = "standard output: " if error.errno in (errno.ENOSPC, errno.EPIPE, errno.EIO) else ""
+        where = f"{error.filename}: " if error.filename else printed
         print(one_line(f"error: {where}{error.strerror or error}"), file=sys.stderr)
         return 2 if error.errno in (errno.ENAMETOOLONG, errno.ELOOP) else 1  # names that no file can have
     return 0

@@ -67,6 +67,12 @@ class Command:
         return self.process.returncode, self.out
 
 
+def _heed_signals() -> None:
+    """Whoever runs the tests in the background ignores Ctrl-C, and what ignores it passes that on."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 def small_disk(largest: int) -> Callable[[], None]:
     """Called in a process: writing files larger than so many bytes fails there."""
     return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))

@@ -175,8 +175,9 @@ class Watch:
                 self._fault = fault
                 kill(self._processes)
                 break
-        # Whoever waits for the rest of a message that a killed process was sending would wait for ever.
-        if self._fault and not self._done.wait(LAST_RESORT):
+        if self._fault:
+            # Whoever waits for the rest of a message that a killed process was sending would wait for ever.
+            threading.Event().wait(LAST_RESORT)
             self._results._writer.close()  # type: ignore[attr-defined]
 
 
