@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from yolorep.errors import UserError
 from yolorep.formats import format_of
 from yolorep.media.frames import Frame, Unreadable
 from yolorep.media.sources import open_source
+from yolorep.media.urls import without_secrets
 from yolorep.models.classifier import Classifier
 from yolorep.models.detector import Detector
 from yolorep.nn.reparam import fuse
@@ -74,7 +76,7 @@ def run(options: ClassifyOptions) -> int:
     """
     if not options.source:
         raise UserError("--source is missing: expected an image, folder, glob pattern, list file, video or URL")
-    frames = open_source(options.source, vid_stride=options.vid_stride)
+    frames = open_source(options.source, vid_stride=options.vid_stride, report=partial(print, file=sys.stderr))
     device = select_device(options.device)
     model = fuse(load_classifier(options.weights))[0].to(device)
     prepare = preprocessing(model, size=options.imgsz)
@@ -87,7 +89,7 @@ def run(options: ClassifyOptions) -> int:
         print(json.dumps(result) if options.json else _line(result, frame), flush=True)
         count += 1
     if not count:
-        raise UserError(f"--source {options.source}: not one image could be read")
+        raise UserError(f"--source {without_secrets(options.source)}: not one image could be read")
     return count
 
 

@@ -7,13 +7,14 @@ import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from yolorep.images import IMAGE_SUFFIXES, ImageError, read_image
+from yolorep.images import IMAGE_SUFFIXES, ImageError, decode_image, read_image
+from yolorep.media.urls import WEB_SCHEMES, is_stream, scheme_of, suffix_of
+from yolorep.media.web import SourceError, fetch
 
 # fmt: off
 VIDEO_SUFFIXES = frozenset({
@@ -21,7 +22,9 @@ VIDEO_SUFFIXES = frozenset({
     ".webm", ".wmv",
 })
 # fmt: on
-URL_SCHEMES = frozenset({"http", "https", "rtsp", "rtsps", "rtmp", "rtmps", "rtp", "srt", "tcp", "udp"})
+
+#: Of an image on a server.
+_MOST_BYTES = 1 << 28
 
 
 @dataclass(frozen=True)
@@ -30,13 +33,15 @@ class Frame:
 
     Attributes:
         image: (height, width, 3) BGR uint8.
-        path: the file, URL or camera index it comes from; ``stdin``, ``screen``, or empty where it is none of these.
+        path: the file, URL (without passwords) or camera index it comes from; ``stdin``, ``screen``, or empty where it
+            is none of these.
         index: its number in the video; of a still image its position in the folder, list or pattern. Counted from 0.
         total: how many frames the source will yield as far as known (some containers only estimate it), None for
             live streams, 1 for a still image.
         fps: frames a second as they are yielded (a video's own divided by the stride), None if unknown.
         is_video: False for a still image.
         time: seconds since the first frame: as the video says, for a live stream as the clock says.
+        captured: of a live stream, when the frame arrived, in seconds since 1970; None for files.
     """
 
     image: NDArray[np.uint8]
@@ -46,6 +51,7 @@ class Frame:
     fps: float | None
     is_video: bool
     time: float = 0.0
+    captured: float | None = None
 
 
 @dataclass(frozen=True)
@@ -77,6 +83,8 @@ def read_frames(entry: str, *, position: int = 0, vid_stride: int = 1) -> Iterat
 
 def is_image(entry: str) -> bool:
     """Whether it is an image, by its suffix; a file whose suffix says nothing is looked into."""
+    if is_stream(entry) and scheme_of(entry) not in WEB_SCHEMES:
+        return False
     suffix = suffix_of(entry)
     if suffix in IMAGE_SUFFIXES | VIDEO_SUFFIXES or not os.path.isfile(entry):
         return suffix in IMAGE_SUFFIXES
@@ -85,30 +93,11 @@ def is_image(entry: str) -> bool:
     return not animated and bool(cv2.haveImageReader(entry))
 
 
-def is_stream(entry: str) -> bool:
-    """Whether it is a camera index or a URL."""
-    return entry.isdecimal() or ("://" in entry and urlsplit(entry).scheme.lower() in URL_SCHEMES)
-
-
-def suffix_of(entry: str) -> str:
-    """The suffix of a path or URL, in lower case and with its dot."""
-    path = urlsplit(entry).path if "://" in entry else entry
-    return os.path.splitext(path)[1].lower()
-
-
 def _read_image(entry: str, position: int) -> Frame | Unreadable:
-    if is_stream(entry):
-        capture = cv2.VideoCapture(entry)
-        found, picture = capture.read()
-        capture.release()
-        if not found:
-            return Unreadable(entry, "OpenCV cannot read an image from this URL")
-        image = np.asarray(picture, np.uint8)
-    else:
-        try:
-            image = read_image(entry)
-        except ImageError as error:
-            return Unreadable(entry, str(error))
+    try:
+        image = decode_image(fetch(entry, most_bytes=_MOST_BYTES)) if is_stream(entry) else read_image(entry)
+    except (ImageError, SourceError) as error:
+        return Unreadable(entry, str(error))
     return Frame(image, entry, position, 1, None, is_video=False)
 
 

@@ -10,23 +10,32 @@ JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
 _GAP = re.compile(rb"[\s\0]*(?:--[^\xff]*)?")
 #: A marker inside coded pixels that is neither a stuffed byte nor a restart: the end of the scan.
 _SCAN_END = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
-_SCAN, _WITHOUT_LENGTH = 0xDA, {0x01, *range(0xD0, 0xD9)}
+_SCAN, _WITHOUT_LENGTH = 0xDA, {0x01, *range(0xD0, 0xD8)}
 _LONGEST_GAP, _LONGEST_MAGIC = 65536, 64
+#: Of one JPEG in a stream that may hold anything.
+_MOST_BYTES = 1 << 26
 
 
-def split_jpegs(chunks: Iterable[bytes]) -> Generator[bytes, None, bytes]:
+def split_jpegs(chunks: Iterable[bytes], *, garbage: bool = False) -> Generator[bytes, None, bytes]:
     """Yields each JPEG once its last byte has arrived; pictures inside one (thumbnails) stay where they are.
 
     Args:
         chunks: the stream, cut anywhere: JPEGs one behind another, as ``ffmpeg -f mjpeg`` writes them, or the parts of
             a multipart stream, as cameras send them. It ends where anything else follows a JPEG. The last one may be
             cut off.
+        garbage: go on behind anything else; for every stretch of it comes one empty JPEG.
 
     Returns:
         How what follows begins.
     """
-    stream = _Arrived(chunks)
-    while _skip_gap(stream):
+    stream = _Arrived(chunks, most=_MOST_BYTES if garbage else None)
+    while True:
+        if not _skip_gap(stream):
+            if not (garbage and stream.data):
+                break
+            yield b""
+            if not _skip_garbage(stream):
+                break
         end = _end_of_jpeg(stream)
         yield bytes(stream.data[:end])
         del stream.data[:end]
@@ -41,12 +50,15 @@ class _Arrived:
         data: the bytes.
     """
 
-    def __init__(self, chunks: Iterable[bytes]) -> None:
+    def __init__(self, chunks: Iterable[bytes], *, most: int | None) -> None:
         self.data = bytearray()
         self._chunks = iter(chunks)
+        self._most = most
 
     def more(self) -> bool:
-        """Waits for another chunk; False at the end."""
+        """Waits for another chunk; False at the end, or where there are too many bytes for one JPEG."""
+        if self._most and len(self.data) >= self._most:
+            return False
         chunk = next(self._chunks, b"")
         self.data += chunk
         return bool(chunk)
@@ -68,17 +80,32 @@ def _skip_gap(stream: _Arrived) -> bool:
         if begins == JPEG_START:
             del stream.data[:size]
             return True
-        if len(begins) == len(JPEG_START) or size > _LONGEST_GAP or not stream.more():
+        if len(begins) == len(JPEG_START) or size > _LONGEST_GAP:
+            return False
+        if not stream.more():
+            del stream.data[:size]
             return False
 
 
+def _skip_garbage(stream: _Arrived) -> bool:
+    """Takes away everything before a JPEG; False if none follows."""
+    while (start := stream.data.find(JPEG_START + b"\xff")) < 0:
+        del stream.data[: -len(JPEG_START)]  # its first bytes may have arrived
+        if not stream.more():
+            return False
+    del stream.data[:start]
+    return True
+
+
 def _end_of_jpeg(stream: _Arrived) -> int:
-    """Where the JPEG ends that the stream begins with: behind its last marker, or where the data do."""
+    """Where the JPEG ends that the stream begins with: behind its last marker, or where another or no data follow."""
     position = len(JPEG_START)
     while stream.holds(position + 2) and stream.data[position] == 0xFF:
         marker = stream.data[position + 1]
         if marker == JPEG_END[1]:
             return position + len(JPEG_END)
+        if marker == JPEG_START[1]:  # of the next: this one is cut off
+            return position
         if marker == 0xFF:  # filling
             position += 1
         elif marker in _WITHOUT_LENGTH:
