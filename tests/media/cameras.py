@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 
 import cv2
 import numpy as np
@@ -33,21 +34,21 @@ def damaged() -> np.ndarray:
 
 
 class Script(Connection):
-    """A source that yields what it is given: images, None for a damaged one; callables are called."""
+    """A source that yields images; a word is one that cannot be decoded, None is none at all, callables are called."""
 
     def __init__(self, steps: Iterable[object], *, is_file: bool = False) -> None:
         self._steps = steps
         self.is_file = is_file
         self.closed = False
 
-    def pictures(self) -> Iterator[Picture]:
+    def pictures(self) -> Iterator[Picture | None]:
         for step in self._steps:
             if callable(step):
                 step()
-            elif step is None:
+            elif isinstance(step, str):
                 yield damaged
             else:
-                yield lambda image=step: image
+                yield None if step is None else partial(np.asarray, step)
 
     def close(self) -> None:
         self.closed = True

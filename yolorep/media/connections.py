@@ -19,8 +19,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from yolorep.images import ImageError, decode_image
-from yolorep.media.jpegs import split_jpegs
+from yolorep.images import decode_image
+from yolorep.media.jpegs import find_jpegs
 from yolorep.media.urls import WEB_SCHEMES, scheme_of
 from yolorep.media.web import SourceError, chunks_of, open_url
 
@@ -64,8 +64,8 @@ class Connection(ABC):
     is_file: bool = False
 
     @abstractmethod
-    def pictures(self) -> Iterator[Picture]:
-        """Yields frames as they arrive; waits for them.
+    def pictures(self) -> Iterator[Picture | None]:
+        """Yields frames as they arrive; waits for them. None stands for what arrived in place of one.
 
         Raises:
             SourceError: where the source is lost for a reason that is known.
@@ -131,9 +131,9 @@ class _Multipart(Connection):
         self._response = response
         self._chunks = chunks
 
-    def pictures(self) -> Iterator[Picture]:
-        for jpeg in split_jpegs(self._chunks, garbage=True):
-            yield partial(decode_image, jpeg)
+    def pictures(self) -> Iterator[Picture | None]:
+        for jpeg in find_jpegs(self._chunks):
+            yield partial(decode_image, jpeg) if jpeg else None
 
     def close(self) -> None:
         self._response.close()
@@ -156,24 +156,26 @@ class _Capture(Connection):
         self.fps = rate if 0 < rate < math.inf else None
         self.is_file = not entry.isdecimal() and self._capture.get(cv2.CAP_PROP_FRAME_COUNT) > 0
 
-    def pictures(self) -> Iterator[Picture]:
+    def pictures(self) -> Iterator[Picture | None]:
         start = time.monotonic()
         waited_for = 0.3 / self.fps if self.fps else 0.005
-        current, held = False, None
+        current = False
+        held: Picture | None = None
         misses = 0
         while misses < _MOST_MISSES:
             asked = time.monotonic()
             grabbed = self._capture.grab()
             now = time.monotonic()
-            found, image = self._capture.retrieve() if grabbed else (False, None)
             if not grabbed:
                 misses = _MOST_MISSES if now - asked > _LONGEST_MISS else misses + 1
                 continue
             misses = 0
             current = current or now - asked > waited_for or now - start > _CATCHING_UP
-            held = partial(_image, found, image)
+            found, image = self._capture.retrieve()
+            picture = partial(np.asarray, image, np.uint8) if found else None
+            held = picture or held
             if current:
-                yield held
+                yield picture
         if held and not current:
             yield held
 
@@ -193,9 +195,3 @@ def _open(entry: str, patience: Patience) -> Any:
         int(1000 * patience.silence),
     ]
     return cv2.VideoCapture(entry, cv2.CAP_FFMPEG, limits)
-
-
-def _image(found: bool, image: Any) -> NDArray[np.uint8]:
-    if not found:
-        raise ImageError("damaged")
-    return np.asarray(image, np.uint8)

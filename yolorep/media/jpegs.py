@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator
 
 JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
 #: What may stand before a JPEG: white space, and the boundary and header of a part of a multipart stream.
 _GAP = re.compile(rb"[\s\0]*(?:--[^\xff]*)?")
+#: Where a part begins.
+_PART = re.compile(rb"(?:^|\n)--")
 #: A marker inside coded pixels that is neither a stuffed byte nor a restart: the end of the scan.
 _SCAN_END = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 _SCAN, _WITHOUT_LENGTH = 0xDA, {0x01, *range(0xD0, 0xD8)}
@@ -16,31 +18,34 @@ _LONGEST_GAP, _LONGEST_MAGIC = 65536, 64
 _MOST_BYTES = 1 << 26
 
 
-def split_jpegs(chunks: Iterable[bytes], *, garbage: bool = False) -> Generator[bytes, None, bytes]:
+def split_jpegs(chunks: Iterable[bytes]) -> Generator[bytes, None, bytes]:
     """Yields each JPEG once its last byte has arrived; pictures inside one (thumbnails) stay where they are.
 
     Args:
         chunks: the stream, cut anywhere: JPEGs one behind another, as ``ffmpeg -f mjpeg`` writes them, or the parts of
             a multipart stream, as cameras send them. It ends where anything else follows a JPEG. The last one may be
             cut off.
-        garbage: go on behind anything else; for every stretch of it comes one empty JPEG.
 
     Returns:
         How what follows begins.
     """
-    stream = _Arrived(chunks, most=_MOST_BYTES if garbage else None)
-    while True:
-        if not _skip_gap(stream):
-            if not (garbage and stream.data):
-                break
-            yield b""
-            if not _skip_garbage(stream):
-                break
+    stream = _Arrived(chunks)
+    while _skip_gap(stream):
         end = _end_of_jpeg(stream)
         yield bytes(stream.data[:end])
         del stream.data[:end]
     stream.holds(_LONGEST_MAGIC)
     return bytes(stream.data[:_LONGEST_MAGIC])
+
+
+def find_jpegs(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Yields each JPEG of a stream that may hold anything beside them, and an empty one for every part that is none."""
+    stream = _Arrived(chunks, most=_MOST_BYTES)
+    while (garbage := _skip_garbage(stream)) is not None:
+        yield from [b""] * garbage
+        end = _end_of_jpeg(stream)
+        yield bytes(stream.data[:end])
+        del stream.data[:end]
 
 
 class _Arrived:
@@ -50,7 +55,7 @@ class _Arrived:
         data: the bytes.
     """
 
-    def __init__(self, chunks: Iterable[bytes], *, most: int | None) -> None:
+    def __init__(self, chunks: Iterable[bytes], *, most: int | None = None) -> None:
         self.data = bytearray()
         self._chunks = iter(chunks)
         self._most = most
@@ -87,14 +92,19 @@ def _skip_gap(stream: _Arrived) -> bool:
             return False
 
 
-def _skip_garbage(stream: _Arrived) -> bool:
-    """Takes away everything before a JPEG; False if none follows."""
+def _skip_garbage(stream: _Arrived) -> int | None:
+    """Takes away everything before a JPEG; returns how many parts of it are none, None if no JPEG follows."""
+    parts, clean = 0, True
     while (start := stream.data.find(JPEG_START + b"\xff")) < 0:
-        del stream.data[: -len(JPEG_START)]  # its first bytes may have arrived
+        if len(stream.data) > _LONGEST_GAP:
+            parts, clean = parts + len(_PART.findall(stream.data)), False
+            del stream.data[: -len(JPEG_START)]  # the first bytes of a JPEG may have arrived
         if not stream.more():
-            return False
+            return None
+    skipped = bytes(stream.data[:start])
     del stream.data[:start]
-    return True
+    parts += len(_PART.findall(skipped))
+    return max(parts - 1, 0 if clean and _GAP.fullmatch(skipped) else 1)
 
 
 def _end_of_jpeg(stream: _Arrived) -> int:

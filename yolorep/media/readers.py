@@ -45,6 +45,7 @@ class Reader(threading.Thread):
 
     Attributes:
         item: the newest frame that was not taken.
+        damaged: how often something else arrived in place of a frame.
         is_open: it is a live source, and connected.
         is_file: it is a file.
         fps: frames a second as the source says, divided by the stride.
@@ -65,6 +66,7 @@ class Reader(threading.Thread):
     ) -> None:
         super().__init__(daemon=True, name=f"reader from frame {index}")
         self.item: Arrival | Frame | Unreadable | None = None
+        self.damaged = 0
         self.is_open = self.is_file = self.over = self.seen = False
         self.fps: float | None = None
         self.problem: SourceError | None = None
@@ -100,7 +102,9 @@ class Reader(threading.Thread):
                 for index, picture in enumerate(connection.pictures(), start=self._index):
                     if self._given_up:
                         break
-                    if index % self._vid_stride == 0:
+                    if picture is None:
+                        self._count_damaged()
+                    elif index % self._vid_stride == 0:
                         self._put(Arrival(picture, index, time.monotonic(), time.time()))
                 return SourceError("the stream ended")
         finally:
@@ -119,6 +123,11 @@ class Reader(threading.Thread):
     def _put(self, item: Arrival) -> None:
         with self._changed:
             self.item = item
+            self._changed.notify_all()
+
+    def _count_damaged(self) -> None:
+        with self._changed:
+            self.damaged += 1
             self._changed.notify_all()
 
     def _put_and_wait(self, item: Frame | Unreadable) -> bool:

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 
 from yolorep.console import plural
+from yolorep.errors import first_line
 from yolorep.images import ImageError
 from yolorep.media.connections import Patience, answers, connect
 from yolorep.media.frames import Frame, Unreadable
@@ -70,7 +71,7 @@ class Stream:
         # Of what was seen so far.
         self._index, self._first_at = 0, 0.0
         self._size: tuple[int, int] | None = None
-        self._damaged, self._told_damaged_at = 0, -math.inf
+        self._damaged, self._told_damaged_at, self._whole_at = 0, -math.inf, time.monotonic()
 
     def start(self, news: threading.Event) -> None:
         """Begins to read; ``news`` is set whenever there is something to take or to tell."""
@@ -103,6 +104,8 @@ class Stream:
     def _run(self) -> None:
         try:
             self._keep_connected()
+        except Exception as error:  # a thread must not die without a word
+            self._hand_over(Unreadable(self._path, first_line(error)))
         finally:
             with self._changed:
                 self._finished = self.settled = True
@@ -124,8 +127,12 @@ class Stream:
             if reader.seen:
                 wait, told = self._patience.first_wait, ""
                 began = lost = time.monotonic()
-            if (not self._index and (problem.final or self._expect_file)) or time.monotonic() >= self._give_up_at(lost):
-                self._hand_over(Unreadable(self._path, self._verdict(problem, time.monotonic() - lost)))
+            hopeless = reader.is_file or (not self._index and (problem.final or self._expect_file))
+            if hopeless or time.monotonic() >= self._give_up_at(lost):
+                # Of the other, the last attempt may have been cut short.
+                after = f"{'lost' if self._index else 'not reached'} for {time.monotonic() - lost:.1f} s: "
+                reason = problem.reason if hopeless else after + (told or problem.reason)
+                self._hand_over(Unreadable(self._path, reason))
                 return
             if problem.reason != told:
                 told = problem.reason
@@ -151,9 +158,10 @@ class Stream:
         """Passes on what a reader gets until it is lost; None at the end of a file, or when stopped."""
         limit = self._patience.opening
         deadline = min(time.monotonic() + limit, until)
+        damaged = 0
         while True:
             with self._changed:
-                while not (self._stopped or reader.item or reader.over):
+                while not (self._stopped or reader.item or reader.over or reader.damaged > damaged):
                     self.settled = self.settled or reader.is_open
                     left = _TURN if reader.is_file else deadline - time.monotonic()
                     if left <= 0:
@@ -163,15 +171,17 @@ class Stream:
                 self._changed.notify_all()
                 if self._stopped:
                     return None
-                if item is None and reader.over:
-                    return reader.problem
-            if item is None:
-                return SourceError(f"stalled, no frame for {limit:g} s" if reader.seen else "no frame arrives")
+                new, damaged = reader.damaged - damaged, reader.damaged
+                if not (item or new):
+                    silent = SourceError(f"stalled, no frame for {limit:g} s" if reader.seen else "no answer")
+                    return reader.problem if reader.over else silent
+            limit = self._patience.silence
+            deadline = time.monotonic() + limit
+            if new:
+                self._count_damaged(new)
             if isinstance(item, Arrival):
-                limit = self._patience.silence
-                deadline = time.monotonic() + limit
                 self._pass_on(item, reader, lost)
-            else:
+            elif item:
                 self._hand_over(item)
 
     def _pass_on(self, arrival: Arrival, reader: Reader, lost: float) -> None:
@@ -179,7 +189,7 @@ class Stream:
         try:
             image = arrival.picture()
         except ImageError:
-            self._damaged += 1
+            self._count_damaged(1)
             return
         size = image.shape[1], image.shape[0]
         if not reader.seen:
@@ -187,9 +197,8 @@ class Stream:
             self._tell(f"back after {arrival.at - lost:.1f} s" if self._index else f"connected, {size[0]}x{size[1]}")
         if self._size not in (None, size):
             self._tell(f"the frame size is now {size[0]}x{size[1]}")
-        if self._damaged and arrival.at - self._told_damaged_at >= _BETWEEN_LINES:
-            self._tell(f"{plural('damaged frame', self._damaged)} left out")
-            self._damaged, self._told_damaged_at = 0, arrival.at
+        self._whole_at = arrival.at
+        self._tell_damaged(arrival.at)
         if not self._index:
             self._first_at = arrival.at
         self._index, self._size = arrival.number + 1, size
@@ -237,10 +246,16 @@ class Stream:
     def _state(self, reader: Reader) -> str:
         return "lost" if reader.seen else "still lost" if self._index else "not reached"
 
-    def _verdict(self, problem: SourceError, seconds: float) -> str:
-        if not self._index and (problem.final or self._expect_file):
-            return problem.reason
-        return f"{'lost' if self._index else 'not reached'} for {seconds:.1f} s: {problem.reason}"
+    def _count_damaged(self, count: int) -> None:
+        self._damaged += count
+        now = time.monotonic()
+        if now - self._whole_at >= self._patience.silence:  # nothing else comes
+            self._tell_damaged(now)
+
+    def _tell_damaged(self, now: float) -> None:
+        if self._damaged and now - self._told_damaged_at >= _BETWEEN_LINES:
+            self._tell(f"{plural('damaged frame', self._damaged)} left out")
+            self._damaged, self._told_damaged_at = 0, now
 
     def _tell(self, line: str) -> None:
         self.lines.append(f"{self._path}: {line}")
