@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import socket
 import time
 from abc import ABC, abstractmethod
@@ -100,13 +99,6 @@ def answers(entry: str, *, timeout: float = 1.0) -> bool | None:
     return True
 
 
-def quiet_opencv() -> None:
-    """Keeps OpenCV and FFmpeg from writing to stderr, unless the environment asks for it."""
-    if "OPENCV_LOG_LEVEL" not in os.environ:
-        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # AV_LOG_QUIET; read when the first video is opened
-
-
 def _connect_web(entry: str, patience: Patience) -> Connection:
     response = open_url(entry, timeout=patience.silence)
     kind = response.headers.get_content_type()
@@ -143,7 +135,6 @@ class _Capture(Connection):
     """Whatever OpenCV opens."""
 
     def __init__(self, entry: str, patience: Patience) -> None:
-        quiet_opencv()
         self._capture = _open(entry, patience)
         if not self._capture.isOpened():
             self._capture.release()

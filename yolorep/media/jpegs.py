@@ -15,7 +15,7 @@ _SCAN_END = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 _SCAN, _WITHOUT_LENGTH = 0xDA, {0x01, *range(0xD0, 0xD8)}
 _LONGEST_GAP, _LONGEST_MAGIC = 65536, 64
 #: Of one JPEG in a stream that may hold anything.
-_MOST_BYTES = 1 << 26
+_MOST_BYTES = 1 << 25
 
 
 def split_jpegs(chunks: Iterable[bytes]) -> Generator[bytes, None, bytes]:
@@ -94,11 +94,12 @@ def _skip_gap(stream: _Arrived) -> bool:
 
 def _skip_garbage(stream: _Arrived) -> int | None:
     """Takes away everything before a JPEG; returns how many parts of it are none, None if no JPEG follows."""
-    parts, clean = 0, True
-    while (start := stream.data.find(JPEG_START + b"\xff")) < 0:
+    parts, clean, searched = 0, True, 0
+    while (start := stream.data.find(JPEG_START + b"\xff", searched)) < 0:
         if len(stream.data) > _LONGEST_GAP:
             parts, clean = parts + len(_PART.findall(stream.data)), False
-            del stream.data[: -len(JPEG_START)]  # the first bytes of a JPEG may have arrived
+            del stream.data[: -len(JPEG_START)]
+        searched = max(len(stream.data) - len(JPEG_START), 0)  # the first bytes of a JPEG may have arrived
         if not stream.more():
             return None
     skipped = bytes(stream.data[:start])
@@ -109,8 +110,9 @@ def _skip_garbage(stream: _Arrived) -> int | None:
 
 def _end_of_jpeg(stream: _Arrived) -> int:
     """Where the JPEG ends that the stream begins with: behind its last marker, or where another or no data follow."""
-    position = len(JPEG_START)
+    position = segment = len(JPEG_START)
     while stream.holds(position + 2) and stream.data[position] == 0xFF:
+        segment = position
         marker = stream.data[position + 1]
         if marker == JPEG_END[1]:
             return position + len(JPEG_END)
@@ -126,7 +128,8 @@ def _end_of_jpeg(stream: _Arrived) -> int:
                 position = _end_of_scan(stream, position)
         else:
             break
-    return len(stream.data)
+    following = stream.data.find(JPEG_START + b"\xff", segment)  # a segment was cut off: it claims bytes of others
+    return len(stream.data) if following < 0 else following
 
 
 def _end_of_scan(stream: _Arrived, position: int) -> int:

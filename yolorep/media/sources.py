@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
+
 from yolorep.console import say
 from yolorep.errors import UserError, suggest
 from yolorep.images import IMAGE_SUFFIXES
@@ -61,6 +63,7 @@ def open_source(
         raise UserError(f"--vid-stride {vid_stride}: expected 1 or more (1 looks at every frame)")
     if reconnect_timeout is not None and not reconnect_timeout >= 0:
         raise UserError(f"--reconnect-timeout {reconnect_timeout}: expected seconds, 0 or more")
+    _quiet_opencv()
     source = str(source)
     # All of it here, not at the first frame: a wrong source must fail before a model is loaded.
     if source == "-":
@@ -99,6 +102,13 @@ def is_live(source: str | Path) -> bool:
     """Whether ``source`` has no end: a camera, the screen, or a URL that is not of a file."""
     source = str(source)
     return _is_screen(source) or source.isdecimal() or scheme_of(source) in URL_SCHEMES - WEB_SCHEMES
+
+
+def _quiet_opencv() -> None:
+    """Keeps OpenCV and FFmpeg from writing to stderr, unless the environment asks: what is wrong is said here."""
+    if "OPENCV_LOG_LEVEL" not in os.environ:
+        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # AV_LOG_QUIET; read when the first video is opened
 
 
 def _read(entry: str | Unreadable, position: int, vid_stride: int) -> Iterator[Frame | Unreadable]:

@@ -137,7 +137,7 @@ class Stream:
             if problem.reason != told:
                 told = problem.reason
                 self._tell(f"{self._state(reader)}: {told}; trying again")
-            self._wait(min(began + wait, self._give_up_at(lost)), look=problem.unreachable)
+            self._wait(began + wait, self._give_up_at(lost), look=problem.unreachable)
             wait = min(2 * wait, self._patience.longest_wait)
 
     def _new_reader(self) -> Reader:
@@ -223,18 +223,19 @@ class Stream:
             self._newest = item
         self._news.set()
 
-    def _wait(self, until: float, *, look: bool) -> None:
+    def _wait(self, until: float, give_up_at: float, *, look: bool) -> None:
         """Waits for the next attempt; shorter if a server that was away is there again."""
+        until = min(until, give_up_at)
         while not self._stopped and (left := until - time.monotonic()) > 0:
             self._rest(min(left, _LOOK))
             if look and answers(self._entry):
                 break
-        while not self._stopped:
+        while not self._stopped and time.monotonic() < give_up_at:
             with self._changed:
                 self._readers = [reader for reader in self._readers if reader.is_alive()]
             if len(self._readers) < _MOST_HUNG:
                 return
-            self._rest(_LOOK)
+            self._rest(min(_LOOK, give_up_at - time.monotonic()))
 
     def _rest(self, seconds: float) -> None:
         with self._changed:

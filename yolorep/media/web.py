@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import time
 from collections.abc import Iterator
 from http.client import HTTPException, HTTPResponse, InvalidURL
@@ -70,6 +71,8 @@ def open_url(url: str, *, timeout: float) -> HTTPResponse:
         if "CERTIFICATE_VERIFY_FAILED" in str(why):
             hint = "if it is yours, name the file with it in the variable SSL_CERT_FILE"
             raise SourceError(f"the server's certificate is not trusted; {hint}", final=True) from error
+        if isinstance(why, ssl.SSLError):
+            raise SourceError("the server does not answer in HTTPS") from error
         raise SourceError(_words(why), unreachable=isinstance(why, OSError)) from error
     except OSError as error:  # while it answers
         raise SourceError(_words(error)) from error
