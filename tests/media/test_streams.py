@@ -165,7 +165,7 @@ def test_hanging_calls_do_not_pile_up(hold: Held) -> None:
         return Script([])
 
     patience = Patience(first_wait=0.001, longest_wait=0.001, opening=0.01)
-    (end,) = open_source(URL, connect=connect, report=print, patience=patience, reconnect_timeout=0.5)
+    (end,) = open_source(URL, connect=connect, report=print, patience=patience, reconnect_timeout=0.2)
     assert isinstance(end, Unreadable) and len(begun) <= 4
     hold.released.set()
 

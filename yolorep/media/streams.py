@@ -7,6 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 
 from yolorep.console import plural
 from yolorep.errors import first_line
@@ -182,7 +183,7 @@ class Stream:
             if isinstance(item, Arrival):
                 self._pass_on(item, reader, lost)
             elif item:
-                self._hand_over(item)
+                self._hand_over(replace(item, path=self._path))
 
     def _pass_on(self, arrival: Arrival, reader: Reader, lost: float) -> None:
         """Decodes a frame, and puts it in the place of one that nobody took."""
@@ -305,6 +306,7 @@ def read_together(
                     yield item
                 elif stream.ended and not stream.lines:
                     streams.remove(stream)
+                    idle = False
             if idle:
                 news.wait(_TURN)
     finally:
