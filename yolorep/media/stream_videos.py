@@ -20,11 +20,13 @@ class _Video:
     Attributes:
         sink: writes it.
         path: whose name it gets.
+        last: its last frame.
         until: where it ends, in seconds since 1970.
     """
 
     sink: VideoSink
     path: str
+    last: Image
     until: float
 
 
@@ -49,12 +51,11 @@ class StreamVideoSink(Sink):
             self._of_files.write(frame, detections, drawn)
             return
         interval = 1 / (frame.fps or DEFAULT_FPS)
-        video = self._video(frame, frame.captured)
-        gap = min(frame.captured - video.until, _LONGEST_GAP)
-        copies = max(1, round(gap / interval) + 1)
-        for _ in range(copies):
-            video.sink.write(replace(frame, path=video.path), detections, drawn)
-        video.until = max(frame.captured, video.until) + interval
+        video = self._video(frame, drawn, frame.captured)
+        missing = max(0, round(min(frame.captured - video.until, _LONGEST_GAP) / interval))
+        for image in [*[video.last] * missing, drawn]:
+            video.sink.write(replace(frame, path=video.path), detections, image)
+        video.last, video.until = drawn, max(frame.captured, video.until) + interval
 
     def close(self) -> None:
         sinks = [self._of_files, *(video.sink for video in self._of_streams.values())]
@@ -68,12 +69,12 @@ class StreamVideoSink(Sink):
         if errors:
             raise errors[0]
 
-    def _video(self, frame: Frame, captured: float) -> _Video:
+    def _video(self, frame: Frame, drawn: Image, captured: float) -> _Video:
         key = frame.path, frame.image.shape
         if key not in self._of_streams:
             path = frame.path
             if any(known == path for known, _ in self._of_streams):
                 height, width = frame.image.shape[:2]
                 path = f"{self._names.of(path)}_{width}x{height}.mp4"
-            self._of_streams[key] = _Video(VideoSink(self._folder, self._names), path, captured)
+            self._of_streams[key] = _Video(VideoSink(self._folder, self._names), path, drawn, captured)
         return self._of_streams[key]

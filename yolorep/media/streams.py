@@ -18,7 +18,7 @@ from yolorep.media.readers import Arrival, Connect, Reader
 from yolorep.media.web import SourceError
 
 #: Seconds between two looks whether a server is back, between two lines about damaged frames, for which closing waits.
-_LOOK, _BETWEEN_LINES, _CLOSING = 1.0, 10.0, 1.0
+_LOOK, _BETWEEN_LINES, _CLOSING = 1.0, 10.0, 0.5
 #: Seconds after which a waiting main thread looks around: signals are handled then.
 _TURN = 0.2
 #: Readers that hang in a call that does not come back; no more are started beside them.
