@@ -205,6 +205,7 @@ def detect(
     hide_conf: bool = False,
     half: bool = False,
     vid_stride: int = 1,
+    reconnect_timeout: float | None = None,
 ) -> Path | None:
     """Detects objects in everything a source names and writes what is asked for, as ``detect.py`` does.
 

@@ -15,6 +15,7 @@ import pytest
 
 from tests.media.cameras import Answer, WebServer, jpeg, mjpeg, part, plain, web_server
 from tests.media.files import make_image, write_video
+from tests.media.rtsp import RtspServer
 from yolorep.media.connections import Patience
 from yolorep.media.frames import Frame, Unreadable
 from yolorep.media.sources import open_source
@@ -170,6 +171,44 @@ def test_back_within_two_seconds() -> None:
     items.close()  # type: ignore[attr-defined]
     begun[0][1].close()
     assert re.search(r"back after [89]\.", lines[-1])
+
+
+@pytest.mark.slow
+def test_rtsp_is_lost_and_comes_back_with_another_size() -> None:
+    lines: list[str] = []
+    server, again = RtspServer(96, 128), None
+    items = open_source(server.url.replace("//", "//me:secret@"), report=lines.append)
+    sizes = []
+    for frame in items:
+        sizes.append(frame.image.shape[:2])  # type: ignore[union-attr]
+        if frame.index == 10:  # type: ignore[union-attr]
+            server.close()
+            again = RtspServer(48, 64, port=server.port)
+        if frame.index > 20:  # type: ignore[union-attr]
+            break
+    items.close()  # type: ignore[attr-defined]
+    assert again
+    again.close()
+    assert list(dict.fromkeys(sizes)) == [(96, 128), (48, 64)]
+    assert [re.sub(r"\d\.\d s", "1 s", line.partition("live: ")[2]) for line in lines] == [
+        "connected, 128x96",
+        "lost: the stream ended; trying again",
+        "back after 1 s",
+        "the frame size is now 64x48",
+    ]
+
+
+@pytest.mark.slow
+def test_a_slow_look_at_a_quick_stream_is_never_at_an_old_frame() -> None:
+    server = RtspServer(96, 128)
+    ages = []
+    for frame in open_source(server.url, report=print):
+        ages.append(time.time() - frame.captured)  # type: ignore[union-attr,operator]
+        time.sleep(0.5)
+        if len(ages) == 10:
+            break
+    server.close()
+    assert max(ages) < 0.2 and frame.index > 80  # type: ignore[union-attr]
 
 
 def test_files_on_a_server_lose_nothing_and_stay_in_order(tmp_path: Path) -> None:

@@ -76,9 +76,13 @@ def test_an_image_whose_suffix_says_nothing(tmp_path: Path, name: str) -> None:
         ("0", False, True),
         ("screen", False, True),
         ("-", False, False),
+        ("files.txt", False, False),
+        ("all.streams", False, True),
     ],
 )
 def test_one_image_and_live_sources(media: Path, source: str, one_image: bool, live: bool) -> None:
+    Path("files.txt").write_text("media/b.jpg\nhttp://host/a.mp4\n")
+    Path("all.streams").write_text("media/b.jpg\nrtsp://host/stream\n")
     assert (is_one_image(source), is_live(source)) == (one_image, live)
 
 

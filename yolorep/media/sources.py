@@ -99,8 +99,10 @@ def is_one_image(source: str | Path) -> bool:
 
 
 def is_live(source: str | Path) -> bool:
-    """Whether ``source`` has no end: a camera, the screen, or a URL that is not of a file."""
+    """Whether ``source`` has no end: a camera, the screen, a URL that is not of a file, or a list of any such."""
     source = str(source)
+    if suffix_of(source) in LIST_SUFFIXES and "://" not in source and os.path.isfile(os.path.expanduser(source)):
+        return any(isinstance(entry, str) and is_live(entry) for entry in _find(source))
     return _is_screen(source) or source.isdecimal() or scheme_of(source) in URL_SCHEMES - WEB_SCHEMES
 
 
