@@ -95,6 +95,16 @@ def test_a_fault_is_told_and_overcome(answer: Answer, told: str) -> None:
     assert any(line.startswith(f"{shown}: {told}") for line in lines), lines
 
 
+def test_a_stream_that_drips_is_left_alone() -> None:
+    patience = Patience(first_wait=0.01, longest_wait=0.01, opening=0.1, silence=0.1)
+    drips = [mjpeg(repeat(b"--frame\r\n"), pause=0.02) for _ in range(5)]
+    with web_server(*drips, mjpeg(FOREVER, pause=0.01)) as server:
+        items = open_source(server.url, report=[].append, patience=patience)
+        next(items)  # more than may hang at a time
+        assert len(server.requests) == 6
+        items.close()  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [

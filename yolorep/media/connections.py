@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from http.client import HTTPResponse
-from itertools import chain
+from itertools import chain, takewhile
 from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
@@ -57,10 +57,12 @@ class Connection(ABC):
     Attributes:
         fps: frames a second as it says itself, None if it does not.
         is_file: it has an end: a file on a server.
+        given_up: set from outside: nobody waits for its pictures any more, they may end.
     """
 
     fps: float | None = None
     is_file: bool = False
+    given_up: bool = False
 
     @abstractmethod
     def pictures(self) -> Iterator[Picture | None]:
@@ -124,7 +126,8 @@ class _Multipart(Connection):
         self._chunks = chunks
 
     def pictures(self) -> Iterator[Picture | None]:
-        for jpeg in find_jpegs(self._chunks):
+        # Bytes may drip in for ever without becoming a picture.
+        for jpeg in find_jpegs(takewhile(lambda _: not self.given_up, self._chunks)):
             yield partial(decode_image, jpeg) if jpeg else None
 
     def close(self) -> None:
@@ -153,7 +156,7 @@ class _Capture(Connection):
         current = False
         held: Picture | None = None
         misses = 0
-        while misses < _MOST_MISSES:
+        while misses < _MOST_MISSES and not self.given_up:
             asked = time.monotonic()
             grabbed = self._capture.grab()
             now = time.monotonic()

@@ -74,6 +74,7 @@ class Reader(threading.Thread):
         self._index, self._vid_stride = index, vid_stride
         self._changed = changed
         self._given_up = False
+        self._connection: Connection | None = None
 
     def run(self) -> None:
         """The thread."""
@@ -92,6 +93,8 @@ class Reader(threading.Thread):
     def give_up(self) -> None:
         """Tells the thread to end; with the lock held."""
         self._given_up = True
+        if self._connection:
+            self._connection.given_up = True
         self._changed.notify_all()
 
     def _read(self) -> SourceError | None:
@@ -116,6 +119,8 @@ class Reader(threading.Thread):
 
     def _opened(self, connection: Connection) -> None:
         with self._changed:
+            self._connection = connection
+            connection.given_up = self._given_up
             self.is_file, self.is_open = connection.is_file, not connection.is_file
             self.fps = connection.fps / self._vid_stride if connection.fps else None
             self._changed.notify_all()
