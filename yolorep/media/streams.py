@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import math
 import threading
 import time
@@ -282,6 +283,15 @@ def read_together(
     streams: list[Stream] = []
     file: Iterator[Frame | Unreadable] = iter(())
     more = True
+
+    def stop() -> None:
+        for stream in streams:
+            stream.stop()
+        end = time.monotonic() + _CLOSING
+        for stream in streams:
+            stream.join(max(0.0, end - time.monotonic()))
+
+    atexit.register(stop)  # where nobody closes: a thread inside OpenCV must not outlive the interpreter
     try:
         while more or streams:
             news.clear()
@@ -310,8 +320,5 @@ def read_together(
             if idle:
                 news.wait(_TURN)
     finally:
-        for stream in streams:
-            stream.stop()
-        end = time.monotonic() + _CLOSING
-        for stream in streams:
-            stream.join(max(0.0, end - time.monotonic()))
+        atexit.unregister(stop)
+        stop()
