@@ -31,6 +31,7 @@ def test_defaults_are_yolov5s() -> None:
     ("argv", "changes"),
     [
         (["--img", "320", "--batch-size", "8"], {"imgsz": 320, "batch_size": 8}),
+        (["--img-size", "320", "--batch", "8"], {"imgsz": 320, "batch_size": 8}),
         (["--batch_size", "8", "--cos-lr"], {"batch_size": 8, "cos_lr": True}),
         (["--batch-size", "-1"], {"batch_size": -1}),
         (["--log", "wandb", "mlflow"], {"log": ["wandb", "mlflow"]}),
@@ -55,6 +56,40 @@ def test_other_commands() -> None:
 
 
 @pytest.mark.parametrize(
+    ("argv", "size"),
+    [
+        (["--imgsz", "640"], 640),
+        (["--imgsz", "480", "640"], (480, 640)),
+        (["--img", "480", "640"], (480, 640)),
+        (["--img-size=480", "640"], (480, 640)),
+        (["--img", "480,640"], (480, 640)),
+        (["--imgsz", "480x640"], (480, 640)),
+        (["--imgsz", "[480, 640]"], (480, 640)),
+        (["--imgsz", "640", "--device", "2"], 640),
+    ],
+)
+@pytest.mark.parametrize("command", ["val", "detect", "export", "compare"])
+def test_one_size_or_two(command: str, argv: list[str], size: object) -> None:
+    files = ["a.pt", "3"] if command == "compare" else []
+    _, options = cli.parse([command, *argv, *files])
+    assert options.imgsz == size
+    assert not files or options.weights == files
+
+
+@pytest.mark.parametrize(
+    ("command", "argv", "changes"),
+    [
+        ("val", ["--conf", "0.5", "--batch", "2"], {"conf_thres": 0.5, "batch_size": 2}),
+        ("compare", ["a.pt", "--iou", "0.5"], {"weights": ["a.pt"], "iou_thres": 0.5}),
+        ("detect", ["--conf", "0.5", "--iou", "0.5"], {"conf_thres": 0.5, "iou_thres": 0.5}),
+        ("export", ["--batch", "2"], {"batch_size": 2}),
+    ],
+)
+def test_short_flags(command: str, argv: list[str], changes: dict[str, Any]) -> None:
+    assert cli.parse([command, *argv]) == (command, cli.COMMANDS[command](**changes))
+
+
+@pytest.mark.parametrize(
     ("argv", "message"),
     [
         (["trian"], "unknown command 'trian' (did you mean 'train'?)"),
@@ -65,12 +100,24 @@ def test_other_commands() -> None:
         (["val", "--conf-thres", "1.5"], "--conf-thres: expected a number from 0 to 1, found 1.5"),
         (["train", "--batch-size", "0"], "--batch-size: expected a number of at least 1, or -1, found 0"),
         (["train", "--batch-size", "-2"], "--batch-size: expected a number of at least 1, or -1, found -2"),
+        (
+            ["train", "--batch-size", "9" * 400],
+            "--batch-size: expected a number of at most 4294967295, found a larger one",
+        ),
+        (["train", "--seed", str(2**70)], "--seed: expected a number of at most 4294967295"),
+        (["train", "--project", "a\0b"], r"--project: expected text, found 'a\x00b', which holds a NUL character"),
+        (["compare", "a.pt", "b\0.pt"], "--weights: expected text, found"),
+        (["train", "--workers", "100000"], "--workers: expected a number from 0 to 512, found 100000"),
+        (["train", "--freeze", "1", str(-(2**64))], "--freeze: expected a number of at most 4294967295"),
+        (["info", "--cfg", MODEL, "--imgsz", "1000000000"], "--imgsz: expected an image size from 1 to 16384 pixels"),
+        (["info", "--cfg", "a\nb\x1b[2J\ud800"], r"a\nb\x1b[2J\ud800: no such file"),
+        (["info", "--weights", "x" * 100_000], "x [… 98"),
         (["val", "--batch-size", "-1"], "--batch-size: expected a number of at least 1, found -1"),
         (
             ["train", "--device", "0,1"],
             "--device 0,1: expected one device, found several, which nothing runs on",
         ),
-        (["detect", "--line-thickness", "0"], "--line-thickness: expected a number of at least 1"),
+        (["detect", "--line-thickness", "0"], "--line-thickness: expected a number from 1 to 1000, found 0"),
         (["val", "--dnn"], "--dnn of YOLOv5 is not offered"),
         (["train", "--resume_evolve", "x"], "--resume_evolve of YOLOv5 is not offered"),
         (["train", "--half"], "unknown flag --half"),
@@ -78,7 +125,33 @@ def test_other_commands() -> None:
         (["val", "extra"], "expected flags, found 'extra'"),
         (["compare", "a.pt", "--half", "b.pt"], "compare: expected all weights in a row, found 'b.pt'"),
         (["compare"], "the following arguments are required: WEIGHTS"),
-        (["compare", "a.pt", "b.pt", "--resamples", "1"], "--resamples: expected a number of at least 100, found 1"),
+        (["model=best.pt"], "expected a command first, found 'model=best.pt'; write yolorep detect --weights best.pt"),
+        (["predict"], "unknown command 'predict' (did you mean 'detect'?)"),
+        (["test"], "unknown command 'test' (did you mean 'val'?)"),
+        (["train", "--exist"], "unknown flag --exist (did you mean '--exist-ok'?)"),
+        (["train", "--model", "x.pt"], "--model of ultralytics is --weights here, or --cfg for a YAML"),
+        (["train", "--lr0", "0.1"], "--lr0 of ultralytics is not offered: write lr0 into a copy of cfg/hyp"),
+        (["detect", "--show"], "--show of ultralytics is --view-img here"),
+        (["detect", "--line-width", "2"], "--line-width of ultralytics is --line-thickness here"),
+        (["export", "--format", "onnx"], "--format of ultralytics is --include here"),
+        (["val", "--split", "test"], "--split of ultralytics is --task here"),
+        (
+            ["export", "model=best.pt", "imgsz=480,640", "half=True", "dynamic=True", "format=onnx"],
+            "found 'model=best.pt'; write yolorep export --weights best.pt --imgsz 480 640 --dynamic --include onnx "
+            "(without half)",
+        ),
+        (
+            ["detect", "train", "model=yolov8n.yaml", "data=my data.yaml", "batch=-1", "rect=False"],
+            "write yolorep train --cfg yolov8n.yaml --data 'my data.yaml' --batch-size -1",
+        ),
+        (["detect", "predict", "source=a=b.jpg", "classes=[0, 2]"], "detect --source a=b.jpg --classes 0 2"),
+        (["train", "--imgsz", "480", "640"], "expected one number here, the side in pixels, found '480 640'"),
+        (["info", "--img", "640", "640"], "expected one number here, the side in pixels, found '640 640'"),
+        (["train", "--imgsz", "big"], "expected one number here, the side in pixels, found 'big'"),
+        (["val", "--imgsz", "1", "2", "3"], "one number or height and width such as 480 640, found '1 2 3'"),
+        (["detect", "--imgsz", "0", "640"], "--imgsz: expected a number of at least 1, found 0"),
+        (["export", "--imgsz", "-1"], "one number or height and width such as 480 640, found '-1'"),
+        (["compare", "a.pt", "b.pt", "--resamples", "1"], "--resamples: expected a number from 100 to 1e+06, found 1"),
         (["info"], "expected either --weights or --cfg, found neither"),
         (["info", "--cfg", "cfg/yolov5/q.yaml"], "no such file"),
         (["fuse", "--weights", "missing.pt"], "missing.pt: no such file"),
@@ -91,6 +164,53 @@ def test_wrong_input_is_one_line_and_exit_code_2(
     assert cli.main(argv) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
+
+
+YOLOV5 = {
+    "train": "weights cfg data hyp epochs batch-size img imgsz img-size rect resume nosave noval noautoanchor noplots "
+    "evolve evolve_population resume_evolve bucket cache image-weights device multi-scale single-cls optimizer sync-bn "
+    "workers project name exist-ok quad cos-lr label-smoothing patience freeze save-period seed local_rank entity "
+    "upload_dataset bbox_interval artifact_alias ndjson-console ndjson-file adam linear-lr cache-images notest",
+    "val": "data weights batch-size img imgsz img-size conf-thres iou-thres max-det task device workers single-cls "
+    "augment verbose save-txt save-hybrid save-conf save-json project name exist-ok half dnn",
+    "detect": "weights source data img imgsz img-size conf-thres iou-thres max-det device view-img save-txt "
+    "save-format save-csv save-conf save-crop nosave classes agnostic-nms augment visualize update project name "
+    "exist-ok line-thickness hide-labels hide-conf half dnn vid-stride",
+    "export": "data weights img imgsz img-size batch-size device half inplace keras optimize int8 per-tensor dynamic "
+    "simplify mlmodel opset verbose workspace nms agnostic-nms topk-per-class topk-all iou-thres conf-thres include "
+    "cache grid",
+}
+ULTRALYTICS = {
+    "train": "model data epochs time patience batch imgsz save save_period cache device workers project name "
+    "exist_ok pretrained optimizer seed deterministic verbose single_cls classes rect multi_scale cos_lr close_mosaic "
+    "resume amp fraction profile freeze lr0 lrf momentum weight_decay warmup_epochs warmup_momentum warmup_bias_lr box "
+    "cls dfl pose kobj nbs overlap_mask mask_ratio dropout val plots compile hsv_h hsv_s hsv_v degrees translate scale "
+    "shear perspective flipud fliplr bgr mosaic mixup cutmix copy_paste copy_paste_mode auto_augment erasing",
+    "val": "model data imgsz batch save_json conf iou max_det half device dnn plots classes rect split project name "
+    "verbose save_txt save_conf workers augment agnostic_nms single_cls visualize compile exist_ok",
+    "detect": "model source conf iou imgsz rect half device batch max_det vid_stride stream_buffer visualize augment "
+    "agnostic_nms classes retina_masks embed project name stream verbose compile show save save_frames save_txt "
+    "save_conf save_crop show_labels show_conf show_boxes line_width exist_ok dnn data",
+    "export": "model format imgsz keras optimize half int8 dynamic simplify opset workspace nms batch device data "
+    "fraction conf iou",
+}
+
+
+@pytest.mark.parametrize("tool", [YOLOV5, ULTRALYTICS], ids=["yolov5", "ultralytics"])
+@pytest.mark.parametrize("command", list(YOLOV5))
+def test_every_flag_of_other_tools_is_taken_or_answered(
+    tool: dict[str, str], command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        cli.main([command, "--help"])
+    offered = set(re.findall(r"--[\w-]+", capsys.readouterr().out))
+    for name in tool[command].split():
+        spelled = f"--{name.replace('_', '-')}"
+        if spelled in offered:
+            continue
+        assert cli.main([command, f"--{name}", "1"]) == 2
+        error = capsys.readouterr().err
+        assert re.search(r" of (YOLOv5|ultralytics) is (not offered: |--)", error), error
 
 
 @pytest.mark.parametrize(("size", "refused"), [("2", True), ("16", True), ("1", False)])
@@ -211,6 +331,7 @@ class Own(nn.Module):
 """
 
 
+@pytest.mark.slow
 def test_blocks_of_ones_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Callable, Iterable
 from types import SimpleNamespace
@@ -9,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 from tqdm import tqdm
 
-from yolorep.console import plural, progress, say
+from yolorep.console import plural, progress, say, say_line
 
 
 @pytest.mark.parametrize(
@@ -23,6 +24,28 @@ from yolorep.console import plural, progress, say
 )
 def test_plural(name: str, count: int, expected: str) -> None:
     assert plural(name, count) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding", "expected"),
+    [
+        ("naïve 猫", "utf-8", "naïve 猫"),
+        ("naïve 猫", "ascii", "na\\xefve \\u732b"),
+        ("b\udce9", "utf-8", "b\\udce9"),
+        ("a\tb\n", "ascii", "a\tb\n"),
+        ("\x1b[2J\r\x9b", "utf-8", "\\x1b[2J\\x0d\\x9b"),
+    ],
+)
+def test_any_text_can_be_printed(monkeypatch: pytest.MonkeyPatch, text: str, encoding: str, expected: str) -> None:
+    shown = io.TextIOWrapper(io.BytesIO(), encoding)
+    monkeypatch.setattr(sys, "stdout", shown)
+    say(text)
+    assert shown.buffer.getvalue().decode(encoding) == f"{expected}\n"
+
+
+def test_a_line_that_holds_names(capsys: pytest.CaptureFixture[str]) -> None:
+    say_line("a\nb.jpg: 1 c\n")
+    assert capsys.readouterr().out == "a\\nb.jpg: 1 c\\n\n"
 
 
 def ipython(**config: object) -> SimpleNamespace:

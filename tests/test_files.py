@@ -27,6 +27,24 @@ def test_the_suffix_is_kept_for_writers_that_look_at_it(tmp_path: Path) -> None:
         assert temporary.suffix == ".png" and temporary.parent == tmp_path
 
 
+@pytest.mark.parametrize("name", ["a" * 251 + ".txt", "é" * 125 + ".json", "a." + "b" * 253])
+def test_a_name_as_long_as_the_file_system_takes(tmp_path: Path, name: str) -> None:
+    write_text(tmp_path / name, "whole")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("name", ["a" * 256, "a\0b"])
+def test_a_name_that_the_file_system_does_not_take(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UserError, match="cannot be written .* choose another name"):
+        write_text(tmp_path / name, "text")
+    assert not list(tmp_path.iterdir())
+
+
+def test_text_that_is_none(tmp_path: Path) -> None:
+    write_text(tmp_path / "a.txt", "b\udce9")
+    assert (tmp_path / "a.txt").read_text(encoding="utf-8") == "b\\udce9"
+
+
 def test_run_folders_count_up(tmp_path: Path) -> None:
     assert [new_run_dir(tmp_path, "exp").name for _ in range(3)] == ["exp", "exp2", "exp3"]
     assert new_run_dir(tmp_path, "exp", exist_ok=True).name == "exp"

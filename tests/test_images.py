@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -148,3 +149,18 @@ def test_missing_file_and_folder(function: Callable[[Path], object], tmp_path: P
         function(tmp_path / "image.jpg")
     with pytest.raises(ImageError, match="cannot be read"):
         function(tmp_path)
+
+
+@pytest.mark.parametrize("function", [read_image, probe_image])
+def test_what_never_ends_and_what_is_too_long(function: Callable[[Path], object], tmp_path: Path) -> None:
+    (tmp_path / "zero.png").symlink_to("/dev/zero")
+    os.mkfifo(tmp_path / "pipe.png")
+    for name in ("zero.png", "pipe.png"):
+        with pytest.raises(ImageError, match=r"cannot be read \(not a regular file\)"):
+            function(tmp_path / name)
+    with open(tmp_path / "long.png", "wb") as file:
+        file.truncate(10**10)
+    with pytest.raises(ImageError, match="10,000,000,000 bytes are more than 8 a pixel of the limit; raise it"):
+        function(tmp_path / "long.png")
+    with pytest.raises(ImageError, match="cannot be read"):
+        function(Path("a\0b.png"))

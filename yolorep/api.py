@@ -61,7 +61,10 @@ def _as_flag(value: Any, hint: Any) -> Any:
         value = os.fspath(value)
     if hint is str and isinstance(value, int) and not isinstance(value, bool):
         value = str(value)  # a CUDA index
-    if value is None or list not in {get_origin(kind) for kind in (hint, *get_args(hint))}:
+    kinds = {get_origin(kind) for kind in (hint, *get_args(hint))}
+    if tuple in kinds and isinstance(value, list):
+        return tuple(value)  # height and width
+    if value is None or list not in kinds:
         return value
     return [value] if isinstance(value, str | int) else list(value)
 
@@ -90,6 +93,7 @@ def train(
     single_cls: bool = False,
     optimizer: str | None = None,
     sync_bn: bool = False,
+    max_pixels: int | None = None,
     workers: int = 2,
     project: Name = "runs/train",
     name: str = "exp",
@@ -134,13 +138,14 @@ def val(
     data: Name | None = None,
     download: bool = False,
     batch_size: int = 16,
-    imgsz: int | None = None,
+    imgsz: int | Sequence[int] | None = None,
     conf_thres: float = 0.001,
     iou_thres: float = 0.6,
     max_det: int = 300,
     nms_free: bool = False,
     task: str = "val",
     device: str | int = "",
+    max_pixels: int | None = None,
     workers: int = 2,
     single_cls: bool = False,
     augment: bool = False,
@@ -181,7 +186,7 @@ def detect(
     weights: Name = "",
     source: Name = "",
     data: Name | None = None,
-    imgsz: int | None = None,
+    imgsz: int | Sequence[int] | None = None,
     conf_thres: float = 0.25,
     iou_thres: float = 0.45,
     max_det: int = 1000,
@@ -204,6 +209,7 @@ def detect(
     hide_labels: bool = False,
     hide_conf: bool = False,
     half: bool = False,
+    max_pixels: int | None = None,
     vid_stride: int = 1,
     reconnect_timeout: float | None = None,
 ) -> Path | None:
@@ -229,7 +235,7 @@ def export(
     *,
     weights: Name = "",
     include: str | Sequence[str] = ("onnx",),
-    imgsz: int | None = None,
+    imgsz: int | Sequence[int] | None = None,
     batch_size: int = 1,
     dynamic: bool = False,
     nms_free: bool = False,

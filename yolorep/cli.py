@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import errno
+import os
+import signal
 import sys
 import types
 import typing
@@ -12,8 +15,11 @@ from importlib import import_module
 from typing import Any, NoReturn
 
 from yolorep.commands.help_text import default_text, help_text
+from yolorep.commands.size_values import join_sizes, parse_side, parse_size
+from yolorep.commands.ultralytics_flags import MODES, as_flags, in_our_words
 from yolorep.commands.yolov5_flags import REPLACED
-from yolorep.errors import UserError, YolorepError, opencv_wanted, suggest
+from yolorep.console import is_read, open_closed_streams
+from yolorep.errors import UserError, YolorepError, memory_wanted, one_line, opencv_wanted, suggest
 from yolorep.options import (
     ClassifyOptions,
     CompareOptions,
@@ -58,9 +64,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: command and flags; ``sys.argv`` by default.
 
     Returns:
-        The exit code: 0 done, 2 the user's input is wrong, 130 interrupted, 1 anything else.
+        The exit code: 0 done, 2 the user's input is wrong, 130 interrupted, 141 nobody reads any more what is printed,
+        1 anything else.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
+    open_closed_streams()
     try:
         run(argv)
     except UserError as error:
@@ -73,9 +81,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except OSError as error:
+        if isinstance(error, BrokenPipeError) and not is_read(sys.stdout):
+            return 128 + signal.SIGPIPE  # head, say, has seen enough
         where = f"{error.filename}: " if error.filename else ""
-        print(f"error: {where}{error.strerror or error}", file=sys.stderr)
-        return 1
+        print(one_line(f"error: {where}{error.strerror or error}"), file=sys.stderr)
+        return 2 if error.errno in (errno.ENAMETOOLONG, errno.ELOOP) else 1  # names that no file can have
     return 0
 
 
@@ -86,7 +96,11 @@ def run(argv: Sequence[str]) -> Any:
         return None
     namespace = _read(argv)
     options = _options(namespace)
-    with opencv_wanted():
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise UserError("expected a working directory, found that it was removed; cd to one that exists") from None
+    with opencv_wanted(), memory_wanted():
         if namespace.imports:
             from yolorep.models.user_blocks import import_blocks
 
@@ -112,12 +126,14 @@ def _options(namespace: argparse.Namespace) -> Options:
 
 def _read(argv: Sequence[str]) -> argparse.Namespace:
     if not argv[0].startswith("-") and argv[0] not in COMMANDS:
-        raise UserError(
-            f"yolorep: unknown command {argv[0]!r}{suggest(argv[0], COMMANDS)}; expected one of {', '.join(COMMANDS)}"
-        )
-    namespace, unknown = _parser().parse_known_args(argv)
+        if line := as_flags("detect", argv, COMMANDS):
+            raise UserError(f"yolorep: expected a command first, found {argv[0]!r}; {line}")
+        meant = MODES.get(argv[0]) or ("val" if argv[0] == "test" else None)
+        hint = f" (did you mean '{meant}'?)" if meant else suggest(argv[0], COMMANDS)
+        raise UserError(f"yolorep: unknown command {argv[0]!r}{hint}; expected one of {', '.join(COMMANDS)}")
+    namespace, unknown = _parser().parse_known_args(join_sizes(argv))
     if unknown:
-        raise UserError(_unknown(namespace.command, unknown[0], COMMANDS[namespace.command]))
+        raise UserError(_unknown(namespace.command, unknown, COMMANDS[namespace.command]))
     return namespace
 
 
@@ -163,20 +179,30 @@ def _add_flag(command: argparse.ArgumentParser, field: Any, hint: Any) -> None:
         kind = typing.get_args(kind)[0]
     if meta["const"] is not None:
         kwargs |= {"nargs": "?", "const": meta["const"]}
+    if field.name == "imgsz":
+        kind = parse_side if kinds == (int,) or kinds == (int, type(None)) else parse_size
     if meta["choices"]:
         kwargs["choices"] = meta["choices"]
     kwargs.setdefault("metavar", field.name.rpartition("_")[2].upper() if not meta["choices"] else None)
     command.add_argument(*spellings, type=str if isinstance(kind, types.UnionType) else kind, **kwargs)
 
 
-def _unknown(command: str, found: str, options: type[Options]) -> str:
+def _unknown(command: str, words: Sequence[str], options: type[Options]) -> str:
+    if line := as_flags(command, words, COMMANDS):
+        pair = next(word for word in words if "=" in word)
+        return f"{command}: expected flags such as --imgsz 640, found {pair!r}; {line}"
+    found = words[0]
     name = found.partition("=")[0]
     replaced = {spelling.replace("_", "-"): advice for spelling, advice in REPLACED.get(command, {}).items()}
     if advice := replaced.get(name.replace("_", "-")):
         return f"{command}: {name} of YOLOv5 is not offered: {advice}"
+    if found.startswith("--") and (theirs := in_our_words(command, name, options)):
+        return f"{command}: {name} of ultralytics {theirs}"
     if found.startswith("-"):
         known = [_IMPORT, *(flag(field.name) for field in fields(options) if not field.metadata["positional"])]
-        return f"{command}: unknown flag {name}{suggest(name, known)}; see yolorep {command} --help"
+        begun = [spelling for spelling in known if spelling.startswith(name)]  # YOLOv5 takes beginnings of flags
+        hint = f" (did you mean '{begun[0]}'?)" if len(begun) == 1 else suggest(name, known)
+        return f"{command}: unknown flag {name}{hint}; see yolorep {command} --help"
     positional = [field.name for field in fields(options) if field.metadata["positional"]]
     expected = f"all {positional[0]} in a row" if positional else "flags"
     return f"{command}: expected {expected}, found {found!r}; see yolorep {command} --help"

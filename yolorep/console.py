@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import select
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sized
-from typing import TypeVar
+from typing import TextIO, TypeVar
 
 T = TypeVar("T")
 
 #: Seconds between two plain progress lines when the output is not a terminal.
 PLAIN_INTERVAL = 10.0
+#: Control characters, which would rule the terminal, but for line ends and tabs, and how they are shown.
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 
 
 def plural(name: str, count: int) -> str:
@@ -18,14 +22,52 @@ def plural(name: str, count: int) -> str:
     return f"{count} {name}" if count == 1 else f"{count} {name}{'es' if name.endswith(('s', 'x')) else 's'}"
 
 
+def open_closed_streams() -> None:
+    """Makes sure that there are standard streams, where a program is started without them: ``>&-``.
+
+    What is said goes nowhere then. Without this the next file that is opened would take a stream's number, and whatever
+    a library prints would end up in it.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number, which is this one
+    # Python leaves None where there was no stream; they are never closed, like those that it opens.
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
+
+
+def is_read(stream: TextIO) -> bool:
+    """Whether there is still somebody at the other end of a stream; if not, what is written from now on is dropped."""
+    ends = select.poll()
+    ends.register(stream, 0)
+    if not any(event & (select.POLLERR | select.POLLHUP) for _, event in ends.poll(0)):
+        return True
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    return False
+
+
 def say(message: str) -> None:
-    """Prints one line to stdout without tearing a running progress bar."""
+    """Prints one line to stdout without tearing a running progress bar; see :func:`printable`."""
+    message = printable(message, sys.stdout)
     if _shows_bars():
         from tqdm.auto import tqdm
 
         tqdm.write(message, file=sys.stdout)
     else:
         print(message, flush=True)
+
+
+def say_line(message: str) -> None:
+    """Prints one line that holds names: line ends in them are written as escapes."""
+    say(message.replace("\n", "\\n"))
+
+
+def printable(text: str, stream: TextIO | None) -> str:
+    """The text as a stream can take it and a terminal shows it: other letters and control characters as escapes."""
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    return text.translate(_CONTROLS).encode(encoding, "backslashreplace").decode(encoding)
 
 
 def progress(
@@ -48,6 +90,7 @@ def progress(
         unit: name of one item.
         status: called when a line is drawn; its text (running losses, say) is put beside the count.
     """
+    desc = printable(desc, sys.stderr).replace("\n", " ")
     if total is None and isinstance(iterable, Sized):
         total = len(iterable)
     if _shows_bars():
@@ -67,7 +110,7 @@ def progress(
             last = now
             of = f"/{total}" if total else ""
             extra = f"  {status()}" if status else ""
-            print(f"{desc}: {count}{of} {unit}, {now - start:.0f} s{extra}", flush=True)
+            say(f"{desc}: {count}{of} {unit}, {now - start:.0f} s{extra}")
 
 
 def _shows_bars() -> bool:

@@ -27,8 +27,9 @@ def select_device(device: str | int | torch.device) -> torch.device:
         return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
     if "," in name:
         raise UserError(f"--device {name}: expected one device, found several, which nothing runs on yet; name one")
+    full = f"cuda:{name}" if name.isdigit() else name
     try:
-        found = torch.device(f"cuda:{name}" if name.isdigit() else name)
+        found = torch.device(full) if len(full) <= len("cuda:99") else None  # torch drops the upper digits of more
     except RuntimeError:
         found = None
     if found is None or found.type not in ("cpu", "cuda", "mps"):  # torch knows more, nothing here was tried on them

@@ -66,7 +66,7 @@ def draw(
     # All labels after all boxes: no line crosses a text.
     for i in order:
         class_id = int(detections.class_id[i])
-        text = class_name(names, class_id)
+        text = " ".join(class_name(names, class_id).split())  # in one line
         if not hide_conf:
             text += f" {detections.confidence[i]:.2f}"
         _draw_label(canvas, text, tuple(corners[i].tolist()), class_colour(class_id), line)

@@ -1,14 +1,33 @@
-"""The errors that reach users, and the closest-name hint they share."""
+"""The errors that reach users, and what their lines share."""
 
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+
+#: Characters of an error's text that are shown.
+LONGEST_LINE = 2000
+
+
+def one_line(text: str) -> str:
+    """A text as one line that every terminal can show.
+
+    What is typed or comes from a file may hold anything: line breaks, control characters and halves of surrogate pairs
+    are written as escapes, and of a very long text the middle is left out.
+    """
+    if len(text) > LONGEST_LINE:
+        half = LONGEST_LINE // 2
+        text = f"{text[:half]} [… {len(text) - 2 * half} characters …] {text[-half:]}"
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
 class YolorepError(Exception):
     """Something went wrong in a way that is understood. Shown as one line; the process exits with code 1."""
+
+    def __str__(self) -> str:
+        return one_line(super().__str__())
 
 
 class UserError(YolorepError):
@@ -57,4 +76,27 @@ def opencv_wanted() -> Iterator[None]:
         raise OpenCVMissing(
             f"OpenCV cannot be imported ({error}): pip install opencv-python, "
             "or opencv-python-headless on a machine without a screen"
+        ) from error
+
+
+#: How PyTorch and OpenCV say it: their errors are of no class of their own.
+_OUT_OF_MEMORY = re.compile(r"can't allocate memory|out of memory|size calculation overflowed|Insufficient memory")
+
+
+@contextmanager
+def memory_wanted() -> Iterator[None]:
+    """Around work whose size the user chose: says in one line that the memory does not suffice.
+
+    Raises:
+        YolorepError: in place of the errors of Python, PyTorch and OpenCV.
+    """
+    try:
+        yield
+    except (YolorepError, OSError):
+        raise
+    except Exception as error:
+        if not isinstance(error, MemoryError) and not _OUT_OF_MEMORY.search(str(error)):
+            raise
+        raise YolorepError(
+            f"there is not enough memory for this ({first_line(error)}); lower --imgsz or --batch-size"
         ) from error

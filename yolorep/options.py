@@ -15,6 +15,11 @@ from yolorep.errors import UserError
 
 #: ``--batch-size`` that stands for one to be found.
 FIND_BATCH_SIZE = -1
+#: No number is larger: it would fit no counter, and is a slip of the pen. Seeds may be of 32 bits.
+LARGEST = 2**32 - 1
+#: ``--workers`` that no machine has use for more than.
+MOST_WORKERS = 512
+_MAX_PIXELS = "pixels an image may have, larger ones are skipped (default: Pillow's limit, 89 million)"
 #: ``--epochs`` of a new run unless told otherwise.
 EPOCHS = 100
 
@@ -69,12 +74,18 @@ class Options:
         for entry in fields(self):
             value, low, high = getattr(self, entry.name), entry.metadata["low"], entry.metadata["high"]
             choices = entry.metadata["choices"]
+            for part in value if isinstance(value, list | tuple) else [value]:
+                if isinstance(part, str) and "\0" in part:
+                    raise UserError(f"{flag(entry.name)}: expected text, found {part!r}, which holds a NUL character")
+                if isinstance(part, int) and abs(part) > LARGEST:
+                    raise UserError(f"{flag(entry.name)}: expected a number of at most {LARGEST}, found a larger one")
             if choices and value is not None and value not in choices:
                 raise UserError(f"{flag(entry.name)}: expected one of {', '.join(choices)}, found {value!r}")
-            if value is None or ((low is None or value >= low) and (high is None or value <= high)):
-                continue
-            wanted = f"a number of at least {low:g}" if high is None else f"a number from {low:g} to {high:g}"
-            raise UserError(f"{flag(entry.name)}: expected {wanted}, found {value:g}")
+            for number in value if isinstance(value, tuple) else (value,):
+                if number is None or ((low is None or number >= low) and (high is None or number <= high)):
+                    continue
+                wanted = f"a number of at least {low:g}" if high is None else f"a number from {low:g} to {high:g}"
+                raise UserError(f"{flag(entry.name)}: expected {wanted}, found {number}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +106,7 @@ class TrainOptions(Options):
     download: bool = option(False, "fetch the data set from where its YAML says, if it is missing")
     hyp: str | None = option(None, "hyperparameter YAML (default: the recipe of the model's head)")
     epochs: int | None = option(None, "passes over the training set (default: 100); with --resume, more of them", low=1)
-    batch_size: int = option(16, "images a step; -1 for as many as a GPU holds, or as pay off on a CPU")
+    batch_size: int = option(16, "images a step; -1 for as many as a GPU holds, or as pay off on a CPU", "--batch")
     imgsz: int = option(
         IMAGE_SIZE, "long side of the training and evaluation images in pixels", "--img", "--img-size", low=1
     )
@@ -110,7 +121,8 @@ class TrainOptions(Options):
     single_cls: bool = option(False, "treat all classes as one")
     optimizer: str | None = option(None, "instead of the recipe's optimizer", choices=("SGD", "Adam", "AdamW"))
     sync_bn: bool = option(False, "synchronize BatchNorm over processes")
-    workers: int = option(2, "data loading processes", low=0)
+    max_pixels: int | None = option(None, _MAX_PIXELS, low=1)
+    workers: int = option(2, "data loading processes", low=0, high=MOST_WORKERS)
     project: str = option("runs/train", "folder for runs")
     name: str = option("exp", "folder of this run")
     exist_ok: bool = option(False, "write into an existing run folder")
@@ -147,21 +159,22 @@ class EvaluationOptions(Options):
 
     data: str | None = option(None, "dataset YAML (default: the one the weights were trained on)")
     download: bool = option(False, "fetch the data set from where its YAML says, if it is missing")
-    batch_size: int = option(16, "images a batch; the AP does not depend on it", low=1)
-    imgsz: int | None = option(
+    batch_size: int = option(16, "images a batch; the AP does not depend on it", "--batch", low=1)
+    imgsz: int | tuple[int, int] | None = option(
         None,
-        "long side of the images in pixels (default: what the weights were trained at, or 640)",
+        "long side of the images in pixels, or height and width (default: what the weights were trained at, or 640)",
         "--img",
         "--img-size",
         low=1,
     )
-    conf_thres: float = option(0.001, "boxes below this confidence are not looked at", low=0, high=1)
-    iou_thres: float = option(0.6, "NMS: boxes of one class overlapping more than this are one", low=0, high=1)
+    conf_thres: float = option(0.001, "boxes below this confidence are not looked at", "--conf", low=0, high=1)
+    iou_thres: float = option(0.6, "NMS: boxes of one class overlapping more than this are one", "--iou", low=0, high=1)
     max_det: int = option(300, "boxes kept an image", low=1)
     nms_free: bool = option(False, "run the one-to-one branch of a head that has one, without NMS")
     task: str = option("val", "split to evaluate", choices=("train", "val", "test"))
     device: str = option("", "cpu, or a CUDA index; the first GPU if there is one")
-    workers: int = option(2, "data loading processes", low=0)
+    max_pixels: int | None = option(None, _MAX_PIXELS, low=1)
+    workers: int = option(2, "data loading processes", low=0, high=MOST_WORKERS)
     single_cls: bool = option(False, "treat all classes as one")
     augment: bool = option(False, "test-time augmentation: three scales, one of them flipped")
     half: bool = option(False, "float16 inference (CUDA)")
@@ -190,7 +203,7 @@ class CompareOptions(EvaluationOptions):
     weights: list[str] = option(
         (), "two files or more, checkpoints (.pt) or exported ({formats}); the first is the baseline", positional=True
     )
-    resamples: int = option(1000, "random draws of the images, which the intervals come from", low=100)
+    resamples: int = option(1000, "random draws of the images, which the intervals come from", low=100, high=1e6)
     seed: int = option(0, "seed of the draws", low=0)
     json: bool = option(False, "print JSON instead of tables")
     project: str = option("runs/compare", "folder for runs")
@@ -203,15 +216,15 @@ class DetectOptions(Options):
     weights: str = option("", "checkpoint (.pt) or exported file ({formats})")
     source: str = option("", "image, folder, glob, list file, video, camera index, URL, - (what is piped in) or screen")
     data: str | None = option(None, "dataset YAML with class names for weights that carry none")
-    imgsz: int | None = option(
+    imgsz: int | tuple[int, int] | None = option(
         None,
-        "long side of the network input in pixels (default: what the weights were trained at, or 640)",
+        "long side of the input in pixels, or height and width (default: what the weights were trained at, or 640)",
         "--img",
         "--img-size",
         low=1,
     )
-    conf_thres: float = option(CONFIDENCE, "boxes below this confidence are not shown", low=0, high=1)
-    iou_thres: float = option(IOU, "NMS: boxes of one class overlapping more than this are one", low=0, high=1)
+    conf_thres: float = option(CONFIDENCE, "boxes below this confidence are not shown", "--conf", low=0, high=1)
+    iou_thres: float = option(IOU, "NMS: boxes of one class overlapping more than this are one", "--iou", low=0, high=1)
     max_det: int = option(MAX_DETECTIONS, "boxes kept an image", low=1)
     nms_free: bool = option(False, "run the one-to-one branch of a head that has one, without NMS")
     device: str = option("", "cpu, or a CUDA index; the first GPU if there is one")
@@ -228,10 +241,11 @@ class DetectOptions(Options):
     project: str = option("runs/detect", "folder for runs")
     name: str = option("exp", "folder of this run")
     exist_ok: bool = option(False, "write into an existing run folder")
-    line_thickness: int | None = option(None, "box line width in pixels (default: by image size)", low=1)
+    line_thickness: int | None = option(None, "box line width in pixels (default: by image size)", low=1, high=1000)
     hide_labels: bool = option(False, "draw boxes only")
     hide_conf: bool = option(False, "draw names without confidences")
     half: bool = option(False, "float16 inference (CUDA)")
+    max_pixels: int | None = option(None, _MAX_PIXELS, low=1)
     vid_stride: int = option(1, "use every N-th frame of a video", low=1)
     reconnect_timeout: float | None = option(
         None, "give up a live stream after so many seconds without a frame (default: never)", low=0
@@ -244,14 +258,14 @@ class ExportOptions(Options):
 
     weights: str = option("", "checkpoint (.pt)")
     include: list[str] = option(("onnx",), "formats: {formats}")
-    imgsz: int | None = option(
+    imgsz: int | tuple[int, int] | None = option(
         None,
-        "image size in pixels (default: what the weights were trained at, or 640)",
+        "image size in pixels, one number or height and width (default: what the weights were trained at, or 640)",
         "--img",
         "--img-size",
         low=1,
     )
-    batch_size: int = option(1, "batch size of a static file", low=1)
+    batch_size: int = option(1, "batch size of a static file", "--batch", low=1)
     dynamic: bool = option(False, "any batch size, height and width")
     nms_free: bool = option(False, "write the one-to-one branch of a head that has one, which needs no NMS")
     data: str | None = option(None, "check the file on this dataset's val images (default: rendered shapes)")
@@ -295,5 +309,6 @@ class ClassifyOptions(Options):
         None, "side of the square input in pixels (default: 224, FastViT 256)", "--img", "--img-size", low=1
     )
     device: str = option("", "cpu, or a CUDA index; the first GPU if there is one")
+    max_pixels: int | None = option(None, _MAX_PIXELS, low=1)
     vid_stride: int = option(1, "use every N-th frame of a video", low=1)
     json: bool = option(False, "print one JSON object a line")

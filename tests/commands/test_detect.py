@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import csv
+import errno
+import io
 import json
 import os
 import re
@@ -13,6 +15,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.media.cameras import jpeg, mjpeg, part, plain, web_server
 from tests.media.files import make_image, probe_video, write_frames, write_image, write_video
@@ -118,6 +121,71 @@ def test_unreadable_inputs_are_reported(run: Run, tmp_path: Path, capsys: pytest
     frames = next(int(m[1]) for line in lines if (m := re.search(r"d\.avi: (\d+) frames, ", line)))
     assert any(f"d.avi: not read: only the first {frames} of 40 frames" in line for line in lines)
     assert probe_video(folder / "d.mp4")[0] == frames
+
+
+def test_an_image_above_the_limit_is_one_bad_item(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20_000)  # put back at the end
+    write_image(tmp_path / "in" / "a.jpg")
+    write_image(tmp_path / "in" / "b.png", make_image(200, 200))
+    (tmp_path / "in" / "c.svg").write_text("<svg/>")
+    assert files(run() or tmp_path) == ["a.jpg"]
+    told = capsys.readouterr().out
+    assert "b.png: not read: 200x200 pixels are more than the limit of 20,000; raise it with --max-pixels" in told
+    assert "in: 1 file passed over: .svg 1" in told
+    assert files(run(max_pixels=40_000) or tmp_path) == ["a.jpg", "b.png"]
+
+
+def test_a_result_that_cannot_be_written_is_reported(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a.png", "c.png"):
+        write_image(tmp_path / "in" / name)
+    write_video(tmp_path / "in" / "b.avi", 3, codec="MJPG")
+    (tmp_path / "out" / "exp" / "b.mp4").mkdir(parents=True)
+    (tmp_path / "out" / "exp" / "labels" / "c.txt").mkdir(parents=True)
+    folder = run(save_txt=True, exist_ok=True)
+    assert folder and files(folder) == ["a.png", "c.png", "labels/a.txt", *(f"labels/b_{i}.txt" for i in (1, 2, 3))]
+    lines = [line for line in capsys.readouterr().out.splitlines() if "not written" in line]
+    assert [line.partition(": ")[0] for line in lines] == [str(tmp_path / "in" / name) for name in ("b.avi", "c.png")]
+    assert lines[0].endswith("b.mp4: cannot be written (Is a directory); choose another name")
+
+
+def test_not_one_result_can_be_written(run: Run, tmp_path: Path) -> None:
+    write_image(tmp_path / "in" / "a.png")
+    (tmp_path / "out" / "exp" / "a.png").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"not one result could be written, the first: .*a\.png: cannot be written"):
+        run(exist_ok=True)
+
+
+def test_a_full_disk_ends_the_run(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: object, **options: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    for name in ("a.png", "b.png"):
+        write_image(tmp_path / "in" / name)
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space left") as raised:
+        run()
+    assert raised.value.filename == str(tmp_path / "out" / "exp" / "a.png")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
+def test_names_that_the_terminal_does_not_know(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoding: str
+) -> None:
+    names = [b"a\xe9.png", "猫.png".encode(), b"\x1b[31m\nred.png", b"l" * 240 + b".png"]
+    for name in names:
+        write_image(tmp_path / "a.png").rename(os.fsdecode(os.fsencode(tmp_path / "in") + b"/" + name))
+    data = tmp_path / "data.yaml"
+    data.write_text('{train: images, val: images, names: ["a\\nb", "犬\\uD800"]}', encoding="utf-8")
+    shown = io.TextIOWrapper(io.BytesIO(), encoding)
+    monkeypatch.setattr("sys.stdout", shown)
+    folder = run(save_txt=True, save_csv=True, save_json=True, save_crop=True, data=str(data))
+    assert folder and len(os.listdir(folder / "labels")) == 4
+    lines = shown.buffer.getvalue().decode(encoding).splitlines()
+    assert len(lines) == 6 and "a\\udce9.png: 1 " in "".join(lines) and "\\x1b[31m\\nred.png: 1 " in "".join(lines)
 
 
 def test_nothing_readable(run: Run, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import cv2
@@ -11,7 +12,8 @@ import torch
 import yaml
 
 from tests.training.toy_run import MODEL
-from yolorep import Predictor, load_model
+from yolorep import Predictor, load_model, val
+from yolorep import train as train_in_python
 from yolorep.cli import main
 from yolorep.errors import UserError
 from yolorep.models.detector import build_model
@@ -80,6 +82,63 @@ def test_what_is_asked_for_counts_first(data: Path, trained: int | None, asked: 
     assert Predictor(file, image_size=asked, device="cpu").image_size == taken
     assert main(["export", "--include", "torchscript", "--dynamic", "--weights", file]) == 0
     assert Predictor(Path(file).with_suffix(".torchscript"), image_size=asked, device="cpu").image_size == taken
+
+
+@pytest.mark.parametrize("kind", ["onnx", "torchscript"])
+def test_height_and_width(data: Path, capsys: pytest.CaptureFixture[str], kind: str) -> None:
+    file = Path(weights(data, None))
+    assert main(["export", "--include", kind, "--imgsz", "64", "120", "--weights", str(file)]) == 0
+    out = capsys.readouterr().out
+    assert "--imgsz 64x120: rounded up to 64x128, a multiple of the largest stride" in out and "input 1x3x64x128" in out
+    exported = file.with_suffix(f".{kind}")
+    images = [cv2.imread(str(path)) for path in sorted((data / "images/val").iterdir())]
+    options = {"device": "cpu", "confidence": 0.0}
+    model, static = Predictor(file, image_size=(64, 128), **options), Predictor(exported, **options)
+    assert model.image_size == static.image_size == (64, 128)
+    for one, other in zip(
+        model([image[:40] for image in images]), static([image[:40] for image in images]), strict=True
+    ):
+        np.testing.assert_allclose(one.confidence, other.confidence, atol=1e-3)
+    common = ["--data", str(data / "data.yaml"), "--workers", "0", "--project", str(data / "out")]
+    found = []
+    for name, argv in (("a", [str(file), "--imgsz", "64", "128", "--no-rect"]), ("b", [str(exported)])):
+        assert main(["val", *common, "--name", name, "--save-json", "--weights", *argv]) == 0
+        found.append(json.loads((data / "out" / name / "predictions.json").read_text()))
+    assert len(found[0]) == len(found[1]) > 0
+    np.testing.assert_allclose(*([entry["score"] for entry in entries] for entries in found), atol=1e-3)
+    assert "equal letterboxes, as it was exported for 64x128 only" in capsys.readouterr().out
+
+
+def test_height_and_width_in_python(data: Path) -> None:
+    file = weights(data, None)
+    with pytest.raises(UserError, match=r"val\(\): imgsz: expected int .* found \(1, 2, 3\)"):
+        val(weights=file, data=data / "data.yaml", imgsz=[1, 2, 3])
+    (data / "model.yaml").write_text(yaml.safe_dump(MODEL))
+    with pytest.raises(UserError, match=r"train\(\): imgsz: expected int, found \(96, 64\)"):
+        train_in_python(cfg=data / "model.yaml", data=data / "data.yaml", imgsz=(96, 64))  # type: ignore[arg-type]
+
+
+THIN = [(1, 1080), (1080, 1), (1, 1), (2, 3), (1, 9)]
+
+
+@pytest.mark.slow
+def test_thin_images(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for split in ("train", "val"):
+        for number, (height, width) in enumerate(THIN):
+            image = np.full((height, width, 3), 10 + 40 * number, np.uint8)
+            cv2.imwrite(str(data / "images" / split / f"thin{number}.{'jpg' if number % 2 else 'png'}"), image)
+            (data / "labels" / split / f"thin{number}.txt").write_text("0 0.5 0.5 0.5 0.5\n1 0.5 0.5 1 1\n")
+    (data / "model.yaml").write_text(yaml.safe_dump(MODEL))
+    common = ["--data", str(data / "data.yaml"), "--imgsz", "64", "--workers", "0"]
+    argv = ["--cfg", str(data / "model.yaml"), "--epochs", "1", "--batch-size", "4", "--device", "cpu"]
+    assert main(["train", *argv, *common, "--project", str(data / "runs"), "--rect"]) == 0
+    best = str(data / "runs/exp/weights/best.pt")
+    assert main(["val", "--weights", best, *common, "--augment", "--project", str(data / "v")]) == 0
+    assert (data / "v/exp/val_batch0.jpg").exists()
+    source = ["--source", str(data / "images/val"), "--imgsz", "64", "--conf-thres", "0"]
+    assert main(["detect", "--weights", best, *source, "--save-crop", "--save-txt", "--project", str(data / "d")]) == 0
+    assert len(list((data / "d/exp").glob("thin*"))) == len(THIN)
+    assert "not written" not in capsys.readouterr().out
 
 
 def test_the_suffix_of_weights_in_capitals(data: Path) -> None:

@@ -19,6 +19,7 @@ from tests.media.files import make_image, write_frames, write_image, write_video
 from yolorep.detections import Detections
 from yolorep.errors import UserError
 from yolorep.inference.predictor import Predictor, Timing
+from yolorep.ops.letterbox import Size
 from yolorep.weights.checkpoint import save_checkpoint
 
 
@@ -32,16 +33,19 @@ from yolorep.weights.checkpoint import save_checkpoint
         ((768, 1024), 320, (256, 320)),
         ((1000, 90), 320, (320, 32)),
         ((96, 128), 100, (96, 128)),  # image size itself rounded up
+        ((96, 128), (640, 640), (480, 640)),
+        ((96, 128), (320, 640), (320, 448)),
+        ((96, 128), [600, 320], (256, 320)),
     ],
 )
-def test_geometry(size: tuple[int, int], image_size: int, network: tuple[int, int]) -> None:
+def test_geometry(size: tuple[int, int], image_size: Size, network: tuple[int, int]) -> None:
     backend = WhiteBoxBackend()
     height, width = size
     box = (width // 4, height // 4, width // 2, height // 2)
     found = Predictor(backend, image_size=image_size, agnostic_nms=True)(make_image(*size, box=box))
     assert backend.seen == [(1, 3, *network)]
     assert len(found) == 1
-    np.testing.assert_allclose(found.xyxy[0], box, atol=max(1.0, 1.5 * max(size) / image_size))
+    np.testing.assert_allclose(found.xyxy[0], box, atol=max(1.0, 1.5 * max(size) / max(network)))
 
 
 @pytest.mark.parametrize("network", [(64, 64), (64, 192), (320, 320)])
@@ -50,7 +54,7 @@ def test_static_file_gets_its_size(network: tuple[int, int], capsys: pytest.Capt
     predictor = Predictor(backend, image_size=640, agnostic_nms=True)
     found = predictor(make_image(120, 160, box=(40, 30, 120, 90)))
     assert backend.seen == [(1, 3, *network)]
-    assert predictor.image_size == max(network)
+    assert predictor.image_size == (network if network[0] != network[1] else network[0])
     said = f"the model: imgsz {network[0]}x{network[1]}, which it was exported for, instead of 640\n"
     assert capsys.readouterr().out == said
     np.testing.assert_allclose(found.xyxy[0], (40, 30, 120, 90), atol=3.5)
@@ -239,7 +243,8 @@ def test_wrong_sources_are_told_at_once(tmp_path: Path) -> None:
     ("options", "message"),
     [
         ({"image_size": 0}, "image_size: expected a whole number of at least 1, found 0"),
-        ({"image_size": (64, 64)}, r"image_size: expected a whole number of at least 1, found \(64, 64\)"),
+        ({"image_size": (64, 64, 64)}, r"image_size: expected a whole number of at least 1, found \(64, 64, 64\)"),
+        ({"image_size": (64, 0)}, "image_size: expected a whole number of at least 1, found 0"),
         ({"image_size": 64.5}, "image_size: expected a whole number of at least 1, found 64.5"),
         ({"confidence": 1.5}, "confidence: expected a number from 0 to 1, found 1.5"),
         ({"confidence": None}, "confidence: expected a number from 0 to 1, found None"),

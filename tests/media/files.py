@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import cv2
@@ -43,6 +44,21 @@ def write_frames(path: Path, images: list[NDArray[np.uint8]], *, fps: float = 25
     for image in images:
         writer.write(image)
     writer.release()
+    return path
+
+
+def damage_frames(path: Path, numbers: Iterable[int]) -> Path:
+    """Makes frames of an AVI file that cannot be decoded, counted from 0."""
+    data = bytearray(path.read_bytes())
+    starts, position = [], data.find(b"movi")
+    while (position := data.find(b"00dc", position)) >= 0:
+        size = int.from_bytes(data[position + 4 : position + 8], "little")
+        starts.append((position + 8, size))
+        position += 8 + size
+    for number in numbers:
+        start, size = starts[number]
+        data[start : start + size] = bytes(size)
+    path.write_bytes(data)
     return path
 
 

@@ -42,7 +42,7 @@ def test_frame_sizes_are_followed(length: bool) -> None:
     answer, go_on = steps(*(part(jpeg(*size), length=length) for size in sizes))
     lines: list[str] = []
     with web_server(answer) as server:
-        items = open_source(server.url, report=lines.append, patience=HASTY)
+        items = open_source(server.url, note=lines.append, patience=HASTY)
         frames = []
         for frame in islice(items, len(sizes)):
             frames.append(frame)
@@ -63,7 +63,7 @@ def test_garbage_is_left_out() -> None:
     cut = [part(jpeg()[: 100 * i], length=False) for i in range(2, 5)]
     answer, go_on = steps(part(jpeg()), b"".join([*garbage, b"\xff\xd8 or not", *cut]) + part(jpeg(48, 64)))
     with web_server(answer) as server:
-        items = open_source(server.url, report=[].append, patience=HASTY)
+        items = open_source(server.url, note=[].append, patience=HASTY)
         assert next(items).image.shape == (96, 128, 3)  # type: ignore[union-attr]
         go_on()
         assert next(items).image.shape == (48, 64, 3)  # type: ignore[union-attr]
@@ -88,7 +88,7 @@ def test_a_fault_is_told_and_overcome(answer: Answer, told: str) -> None:
     lines: list[str] = []
     patience = Patience(first_wait=0.02, longest_wait=0.1, opening=0.5, silence=0.2)
     with web_server(answer, mjpeg(chain([part(jpeg(48, 64))], FOREVER), pause=0.01)) as server:
-        items = open_source(server.url.replace("//", "//me:secret@"), report=lines.append, patience=patience)
+        items = open_source(server.url.replace("//", "//me:secret@"), note=lines.append, patience=patience)
         next(frame for frame in items if frame.image.shape == (48, 64, 3))  # type: ignore[union-attr]
     items.close()  # type: ignore[attr-defined]
     shown = server.url.replace("//", "//***@")
@@ -99,7 +99,7 @@ def test_a_stream_that_drips_is_left_alone() -> None:
     patience = Patience(first_wait=0.01, longest_wait=0.01, opening=0.1, silence=0.1)
     drips = [mjpeg(repeat(b"--frame\r\n"), pause=0.02) for _ in range(5)]
     with web_server(*drips, mjpeg(FOREVER, pause=0.01)) as server:
-        items = open_source(server.url, report=[].append, patience=patience)
+        items = open_source(server.url, note=[].append, patience=patience)
         next(items)  # more than may hang at a time
         assert len(server.requests) == 6
         items.close()  # type: ignore[attr-defined]
@@ -132,7 +132,7 @@ def test_passwords() -> None:
     digest = plain(b'401 Unauthorized\r\nWWW-Authenticate: Digest realm="camera", nonce="1", qop="auth"')
     for question, expected in ((asks, base64.b64encode(b"me:p@ss")), (digest, b'Digest username="me"')):
         with web_server(question, mjpeg(FOREVER, pause=0.01)) as server:
-            items = open_source(server.url.replace("//", "//me:p%40ss@"), report=[].append, patience=HASTY)
+            items = open_source(server.url.replace("//", "//me:p%40ss@"), note=[].append, patience=HASTY)
             assert next(items).path == server.url.replace("//", "//***@")
             items.close()  # type: ignore[attr-defined]
             assert b"Authorization" not in server.requests[0] and expected in server.requests[1]
@@ -147,7 +147,7 @@ def test_a_server_that_comes_back_is_noticed_before_the_next_attempt() -> None:
         if line == f"{server.url}: not reached: connection refused; trying again":
             begun.append((time.monotonic(), WebServer(mjpeg(FOREVER, pause=0.01), port=server.port)))
 
-    items = open_source(server.url, report=report, patience=Patience(first_wait=60, longest_wait=60))
+    items = open_source(server.url, note=report, patience=Patience(first_wait=60, longest_wait=60))
     next(items)
     ((start, back),) = begun
     assert time.monotonic() - start < 30  # about a second where the machine is not busy
@@ -171,7 +171,7 @@ def test_back_within_two_seconds() -> None:
         if "still lost: connection refused" in line:
             threading.Thread(target=come_back, daemon=True).start()
 
-    items = open_source(server.url, report=report)
+    items = open_source(server.url, note=report)
     for frame in items:
         if frame.index == 0:  # type: ignore[union-attr]
             server.close()
@@ -187,7 +187,7 @@ def test_back_within_two_seconds() -> None:
 def test_rtsp_is_lost_and_comes_back_with_another_size() -> None:
     lines: list[str] = []
     server, again = RtspServer(96, 128), None
-    items = open_source(server.url.replace("//", "//me:secret@"), report=lines.append)
+    items = open_source(server.url.replace("//", "//me:secret@"), note=lines.append)
     sizes = []
     for frame in items:
         sizes.append(frame.image.shape[:2])  # type: ignore[union-attr]
@@ -212,7 +212,7 @@ def test_rtsp_is_lost_and_comes_back_with_another_size() -> None:
 def test_a_slow_look_at_a_quick_stream_is_never_at_an_old_frame() -> None:
     server = RtspServer(96, 128)
     ages = []
-    for frame in open_source(server.url, report=print):
+    for frame in open_source(server.url, note=print):
         ages.append(time.time() - frame.captured)  # type: ignore[union-attr,operator]
         time.sleep(0.5)
         if len(ages) == 10:
@@ -237,7 +237,7 @@ def test_files_on_a_server_lose_nothing_and_stay_in_order(tmp_path: Path) -> Non
     urls = [f"http://127.0.0.1:{server.port}/{name}?token=abc" for name in clips]
     (tmp_path / "list.txt").write_text("\n".join(urls))
     frames = []
-    for frame in open_source(tmp_path / "list.txt", report=print):
+    for frame in open_source(tmp_path / "list.txt", note=print):
         frames.append(frame)
         time.sleep(0.01)
     server.close()

@@ -11,6 +11,7 @@ import pytest
 
 from tests.media.files import make_image, probe_video, write_image
 from yolorep.detections import Detections
+from yolorep.drawing import draw
 from yolorep.errors import UserError
 from yolorep.media.frames import Frame
 from yolorep.media.sinks import (
@@ -54,6 +55,7 @@ def files(folder: Path) -> list[str]:
         (["a/x.jpg", "b/x.jpg", "a/x.jpg"], ["x", "x_2", "x"]),
         (["x.jpg", "x.png", "X.bmp"], ["x", "x_2", "X_3"]),
         (["a/x.jpg", "b/x.jpg", "x_2.jpg"], ["x", "x_2", "x_2_2"]),
+        ([f"{'x' * 240}.jpg", f"y/{'x' * 240}.jpg"], ["x" * 240, f"{'x' * 240}_2"]),
         (
             ["0", "rtsp://host:8080/live?k=1", "http://10.0.0.1:80", "http://h/a/b.mp4"],
             ["0", "live", "10.0.0.1_80", "b"],
@@ -63,6 +65,17 @@ def files(folder: Path) -> list[str]:
 def test_output_names(paths: list[str], expected: list[str]) -> None:
     names = OutputNames()
     assert [names.of(path) for path in paths] == expected
+
+
+@pytest.mark.parametrize("letter", ["x", "é", "猫", "\udce9"])
+def test_names_are_as_long_as_file_systems_take(tmp_path: Path, letter: str) -> None:
+    names, stem = OutputNames(), letter * 400
+    found = [names.of_frame(video(index, path=f"{stem}{end}.avi")) for end in "ab" for index in (0, 9, 10**9)]
+    found += [names.of(f"{folder}/{stem}a.avi") for folder in "cd"]
+    assert len(set(found)) == 8
+    assert [name.rpartition("_")[2] for name in found[:3]] == ["1", "10", "1000000001"]
+    for name in found:
+        (tmp_path / f"{name}.jpeg").write_bytes(b"")
 
 
 def test_frame_names_do_not_meet_those_of_files() -> None:
@@ -136,6 +149,58 @@ def test_video_sink(tmp_path: Path, size: tuple[int, int]) -> None:
         assert probe_video(tmp_path / name) == (7, pytest.approx(12.5), even)
 
 
+@pytest.mark.parametrize(
+    ("fps", "written"),
+    [
+        (211.222, 211.22),
+        (119.957, 119.96),
+        (240.026, 240.03),
+        (239.825, 239.825),
+        (60000 / 1001, 59.94),
+        (90000.0, 65535),
+        (1e6, 65535),
+        (0.001, 0.001),
+        (1e-9, 0.001),
+        (1 / 3, 0.333),
+        (float("nan"), 30),
+        (float("inf"), 30),
+        (0.0, 30),
+        (-25.0, 30),
+        (None, 30),
+    ],
+)
+def test_rates_that_the_encoder_refuses_are_rounded(tmp_path: Path, fps: float | None, written: float) -> None:
+    with VideoSink(tmp_path, OutputNames()) as sink:
+        for index in range(3):
+            sink.write(video(index, fps=fps), FOUND, make_image())
+    assert probe_video(tmp_path / "clip.mp4")[:2] == (3, pytest.approx(written, rel=1e-4))
+
+
+@pytest.mark.parametrize("size", [(1, 1080), (1080, 1), (1, 1), (2, 3)])
+def test_thin_pictures(tmp_path: Path, size: tuple[int, int]) -> None:
+    image = np.full((*size, 3), 200, np.uint8)
+    found = Detections(np.array([[0, 0, size[1], size[0]]], np.float32), FOUND.confidence[:1], FOUND.class_id[:1])
+    drawn, names = draw(image, found, NAMES), OutputNames()
+    with (
+        ImageSink(tmp_path, names) as images,
+        VideoSink(tmp_path, names) as videos,
+        CropSink(tmp_path, names, NAMES) as crops,
+    ):
+        for sink in (images, videos, crops):
+            sink.write(still(image=image), found, drawn)
+            sink.write(video(image=image), found, drawn)
+    assert files(tmp_path) == ["a.png", "clip.mp4", "dog/a.jpg", "dog/clip_1.jpg"]
+    assert cv2.imread(str(tmp_path / "a.png")).shape[:2] == cv2.imread(str(tmp_path / "dog/a.jpg")).shape[:2] == size
+    assert probe_video(tmp_path / "clip.mp4")[0] == 1
+
+
+def test_a_video_into_a_folder_whose_name_does_not_decode(tmp_path: Path) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/r\xe9sum\xe9"))
+    with VideoSink(folder, OutputNames()) as sink:
+        sink.write(video(), FOUND, make_image())
+    assert files(folder) == ["clip.mp4"]
+
+
 def test_video_sink_takes_frames_of_another_size(tmp_path: Path) -> None:
     with VideoSink(tmp_path, OutputNames()) as sink:
         for i, height in enumerate((96, 96, 64, 120)):
@@ -175,11 +240,12 @@ def test_video_sink_notices_missing_frames(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(cv2.VideoWriter, "write", once)
     with (
-        pytest.raises(UserError, match="1 of 2 frames could be written; is the disk full"),
+        pytest.raises(OSError, match="1 of 2 frames are in it; is the disk full") as raised,
         VideoSink(tmp_path, OutputNames()) as sink,
     ):
         sink.write(video(0), FOUND, make_image())
         sink.write(video(1), FOUND, make_image())
+    assert raised.value.filename == str(tmp_path / "clip.mp4")
     assert files(tmp_path) == []
 
 
@@ -240,6 +306,28 @@ def test_json_sink(tmp_path: Path) -> None:
     assert files(tmp_path) == ["predictions.json"]
 
 
+@pytest.mark.parametrize("path", ["in/b\udce9.jpg", "in/\ud800.jpg", "in/a\nb.jpg"])
+def test_tables_stay_text(tmp_path: Path, path: str) -> None:
+    table, results = tmp_path / "a.csv", tmp_path / "a.json"
+    with CsvSink(table, ("\ud800", "猫")) as csv_sink, JsonSink(results, OutputNames()) as json_sink:
+        for sink in (csv_sink, json_sink):
+            sink.write(still(path), FOUND, make_image())
+    expected = path.encode("utf-8", "backslashreplace").decode()
+    with table.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["path"], row["class"]) for row in rows] == [(expected, "猫"), (expected, "\\ud800")]
+    for entry in json.loads(results.read_text(encoding="utf-8")):
+        assert entry["file_name"] == expected and entry["image_id"].encode()
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
+def test_a_full_disk_names_the_table(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left") as raised, CsvSink(tmp_path / "a.csv", NAMES) as sink:
+        sink.write(still(), FOUND, make_image())
+    assert raised.value.filename == str(tmp_path / "a.csv")
+
+
 @pytest.mark.parametrize("count", [0, 2])
 def test_json_is_valid_after_an_exception(tmp_path: Path, count: int) -> None:
     with pytest.raises(KeyboardInterrupt), JsonSink(tmp_path / "predictions.json", OutputNames()) as sink:
@@ -261,6 +349,21 @@ def test_crop_sink(tmp_path: Path) -> None:
     for name, shape in (("cat/a.jpg", (40, 60)), ("cat/a_2.jpg", (40, 60)), ("______etc/a.jpg", (6, 8))):
         assert cv2.imread(str(tmp_path / name)).shape[:2] == shape
     assert cv2.imread(str(tmp_path / "cat/a.jpg")).mean() > 250  # of the image, not of the drawing
+
+
+def test_crops_of_classes_with_any_name(tmp_path: Path) -> None:
+    names = ("猫" * 300, "猫" * 300 + "b", "a/b\0\n\x1b", "..", "   ", "\udce9", "C" * 255)
+    count = len(names)
+    found = Detections(
+        np.tile(np.array([[40, 20, 100, 60]], np.float32), (count, 1)),
+        np.full(count, 0.5, np.float32),
+        np.arange(count),
+    )
+    with CropSink(tmp_path, OutputNames(), names) as sink:
+        sink.write(still(f"{'a' * 250}.jpg"), found, make_image())
+        sink.write(video(3, path=f"{'a' * 250}.avi"), found, make_image())
+    assert len(files(tmp_path)) == 2 * count and len(list(tmp_path.iterdir())) == count
+    assert {"a_b___", "__", "4", "_"} < {path.name for path in tmp_path.iterdir()}
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

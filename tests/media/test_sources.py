@@ -2,15 +2,17 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
-from tests.media.files import make_image, write_image, write_video
+from tests.media.files import damage_frames, make_image, write_frames, write_image, write_video
 from yolorep.errors import UserError
 from yolorep.media.frames import Frame, Unreadable
 from yolorep.media.sources import is_live, is_one_image, open_source
@@ -47,6 +49,39 @@ def names(source: str | Path) -> list[str]:
 )
 def test_names_inputs(media: Path, source: str, expected: list[str]) -> None:
     assert names(source) == expected
+
+
+def test_files_passed_over_and_links_are_told(media: Path) -> None:
+    for name in ("a.svg", "b.heic", ".hidden", "notes.txt"):
+        (media / name).write_bytes(b"x")
+    (media / "z.jpg").symlink_to("b.jpg")
+    notes: list[str] = []
+    found = [os.path.basename(item.path) for item in open_source("media", vid_stride=5, note=notes.append)]
+    assert found == ["a.PNG", "b.jpg", "c.bmp", "clip.mp4"]
+    assert notes == ["media: 2 files passed over: .heic 1, .svg 1"]
+    (media / "list.txt").write_text("b.jpg\n./b.jpg\nz.jpg\nsub/../c.bmp\nc.bmp\n")
+    assert names("media/list.txt") == ["b.jpg", "c.bmp"]
+
+
+def test_unusual_numbers_are_told_once(tmp_path: Path) -> None:
+    for name in ("a.tif", "b.tif"):
+        Image.fromarray(np.linspace(0, 1, 600, dtype=np.float32).reshape(20, 30)).save(tmp_path / name)
+    notes: list[str] = []
+    first, second = open_source(tmp_path, note=notes.append)
+    assert isinstance(first, Frame) and isinstance(second, Frame)
+    assert first.image.max() == second.image.max() == 255
+    assert notes == [f"{tmp_path}/a.tif: float32 values taken as 0 to 1"]
+
+
+def test_frames_above_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 128 * 96 - 1)
+    write_video(tmp_path / "a.mp4", 3)
+    write_image(tmp_path / "b.jpg")
+    write_image(tmp_path / "c.jpg", make_image(40, 50, box=(1, 2, 3, 4)))
+    video, image, small = open_source(tmp_path)
+    assert isinstance(video, Unreadable) and "frames of 128x96 pixels are more than the limit" in video.reason
+    assert isinstance(image, Unreadable) and "128x96 pixels are more than the limit of 12,287" in image.reason
+    assert isinstance(small, Frame)
 
 
 def test_existing_path_wins_over_pattern(tmp_path: Path) -> None:
@@ -166,6 +201,76 @@ def test_rest_of_video_is_reported(tmp_path: Path) -> None:
     assert 5 < len(frames) < 35
     assert isinstance(items[-1], Unreadable)
     assert items[-1].reason == f"only the first {len(frames)} of 40 frames can be decoded"
+
+
+@pytest.mark.parametrize("codec", ["MJPG", "mp4v"])
+@pytest.mark.parametrize(
+    ("damaged", "stride", "reason"),
+    [
+        ([9], 1, "1 of 20 frames cannot be decoded"),
+        ([0], 1, "1 of 20 frames cannot be decoded"),
+        ([4, 5, 6, 7, 15], 1, "5 of 20 frames cannot be decoded"),
+        ([4, 5, 6, 15], 2, "4 of 20 frames cannot be decoded"),
+        ([5, 18, 19], 1, "3 of 20 frames cannot be decoded"),
+        (range(10, 20), 1, "only the first 10 of 20 frames can be decoded"),
+        (range(20), 1, "not one frame of this video can be decoded"),
+    ],
+)
+def test_decoding_goes_on_after_frames_that_cannot_be(
+    tmp_path: Path, codec: str, damaged: Iterable[int], stride: int, reason: str
+) -> None:
+    images = [np.full((96, 128, 3), 10 + 9 * number, np.uint8) for number in range(20)]
+    path = damage_frames(write_frames(tmp_path / "clip.avi", images, codec=codec), damaged)
+    *frames, problem = open_source(path, vid_stride=stride)
+    expected = [number for number in range(0, 20, stride) if number not in damaged]
+    assert [frame.index for frame in frames] == expected
+    assert [round((frame.image.mean() - 10) / 9) for frame in frames] == expected  # they are the frames they say
+    assert [frame.time for frame in frames] == pytest.approx([number / 25 for number in expected])
+    assert problem == Unreadable(str(path), reason)
+
+
+class FakeVideo:
+    """A video of which the first three frames are read, then no more, whatever count it states."""
+
+    def __init__(self, count: float) -> None:
+        self.count = count
+        self.reads = 0
+
+    def isOpened(self) -> bool:
+        return True
+
+    def get(self, prop: int) -> float:
+        return self.count if prop == cv2.CAP_PROP_FRAME_COUNT else 0.0
+
+    def grab(self) -> bool:
+        self.reads += 1
+        return self.reads <= 3
+
+    def retrieve(self) -> tuple[bool, np.ndarray]:
+        return True, make_image()
+
+    def release(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(("count", "most"), [(0.0, 200), (-1.0, 200), (5.0, 6), (2e9, 20_000), (1e300, 20_000)])
+def test_no_count_makes_reading_endless(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: float, most: int
+) -> None:
+    video = FakeVideo(count)
+    monkeypatch.setattr("cv2.VideoCapture", lambda source: video)
+    (tmp_path / "clip.mp4").write_bytes(b"x")
+    frames = [item for item in open_source(tmp_path / "clip.mp4") if isinstance(item, Frame)]
+    assert [frame.index for frame in frames] == [0, 1, 2]
+    assert video.reads <= most
+
+
+def test_a_video_whose_name_does_not_decode(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "clip.mp4", 3).rename(os.fsdecode(os.fsencode(tmp_path) + b"/clip\xe9.mp4"))
+    assert [item.index for item in open_source(path) if isinstance(item, Frame)] == [0, 1, 2]
+    plain = write_image(tmp_path / "a.jpg").rename(os.fsdecode(os.fsencode(tmp_path) + b"/a\xe9"))
+    (frame,) = open_source(plain)
+    assert isinstance(frame, Frame) and not frame.is_video
 
 
 @pytest.mark.parametrize(

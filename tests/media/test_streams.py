@@ -56,7 +56,7 @@ def take(hold: Held) -> Callable[..., tuple[list[Frame | Unreadable], list[str]]
 
     def take(source: str, connect: Any, number: int, **options: Any) -> tuple[list[Frame | Unreadable], list[str]]:
         lines: list[str] = []
-        items = open_source(source, connect=connect, report=lines.append, **{"patience": HASTY, **options})
+        items = open_source(source, connect=connect, note=lines.append, **{"patience": HASTY, **options})
         taken = []
         for item in islice(items, number):
             taken.append(item)
@@ -81,7 +81,7 @@ def test_frames_of_a_live_source(take: Callable, hold: Held) -> None:
 def test_only_the_newest_frame_is_kept(hold: Held) -> None:
     looking, sent = threading.Event(), threading.Event()
     camera = Camera([IMAGE, looking.wait, *[IMAGE] * 98, LARGE, sent.set, hold])
-    items = open_source(URL, connect=camera, report=print, patience=HASTY)
+    items = open_source(URL, connect=camera, note=print, patience=HASTY)
     first = next(items)
     looking.set()
     sent.wait()  # meanwhile the user looks at the first
@@ -131,7 +131,7 @@ def test_waits_are_doubled_up_to_the_longest() -> None:
         raise SourceError("no answer")
 
     patience = Patience(first_wait=0.02, longest_wait=0.08)
-    (end,) = open_source(URL, connect=connect, report=print, patience=patience, reconnect_timeout=0.5)
+    (end,) = open_source(URL, connect=connect, note=print, patience=patience, reconnect_timeout=0.5)
     assert isinstance(end, Unreadable)
     gaps = [b - a for a, b in pairwise(times)]
     for gap, least in zip(gaps, [0.02, 0.04, 0.08, 0.08], strict=False):
@@ -165,7 +165,7 @@ def test_hanging_calls_do_not_pile_up(hold: Held) -> None:
         return Script([])
 
     patience = Patience(first_wait=0.001, longest_wait=0.001, opening=0.01)
-    (end,) = open_source(URL, connect=connect, report=print, patience=patience, reconnect_timeout=0.2)
+    (end,) = open_source(URL, connect=connect, note=print, patience=patience, reconnect_timeout=0.2)
     assert isinstance(end, Unreadable) and len(begun) <= 4
     hold.released.set()
 
@@ -219,7 +219,7 @@ def test_sources_side_by_side(tmp_path: Path, take: Callable, hold: Held) -> Non
         return Script(IMAGE if step % 2 else (lambda: running.wait(0.01)) for step in count())
 
     seen: dict[str, list[Frame | Unreadable]] = {}
-    items = open_source(tmp_path / "list.txt", connect=connect, report=(lines := []).append, patience=HASTY)  # type: ignore[var-annotated]
+    items = open_source(tmp_path / "list.txt", connect=connect, note=(lines := []).append, patience=HASTY)  # type: ignore[var-annotated]
     for item in items:
         seen.setdefault(item.path, []).append(item)
         if min(len(seen.get(name, [])) for name in ("rtsp://quick/", "0")) > 20 and "gone.png" in seen:
@@ -237,7 +237,7 @@ def test_sources_side_by_side(tmp_path: Path, take: Callable, hold: Held) -> Non
 def test_leaving_early_stops_the_threads(hold: Held) -> None:
     camera = Camera(IMAGE if step % 2 else (lambda: time.sleep(0.01)) for step in count())
     threads = threading.active_count()
-    items = open_source("0", connect=camera, report=print)
+    items = open_source("0", connect=camera, note=print)
     next(items)
     assert threading.active_count() == threads + 2
     items.close()  # type: ignore[attr-defined]

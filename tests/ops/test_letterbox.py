@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from yolorep.ops.letterbox import BORDER, LetterBox, rect_shape, round_up
+from yolorep.ops.letterbox import BORDER, LetterBox, Size, rect_shape, round_up
 
 
 @pytest.mark.parametrize(
@@ -22,9 +22,15 @@ from yolorep.ops.letterbox import BORDER, LetterBox, rect_shape, round_up
         ((272, 640), 640, 32, 0.0, (288, 640)),
         ((1080, 1920), 640, 64, 0.0, (384, 640)),
         ((10, 1000), 640, 32, 0.0, (32, 640)),
+        ((1, 10**9), 32, 64, 0.0, (64, 64)),
+        ((480, 640), (640, 640), 32, 0.5, (512, 672)),  # a square is one number
+        ((480, 640), (480, 640), 32, 0.0, (480, 640)),
+        ((640, 480), (480, 640), 32, 0.0, (480, 384)),
+        ((640, 480), (480, 640), 32, 0.5, (512, 384)),
+        ((1000, 2000), (96, 320), 32, 0.0, (96, 192)),
     ],
 )
-def test_rectangles(source: tuple[int, int], size: int, stride: int, pad: float, expected: tuple[int, int]) -> None:
+def test_rectangles(source: tuple[int, int], size: Size, stride: int, pad: float, expected: tuple[int, int]) -> None:
     assert rect_shape(source, size, stride, pad=pad) == expected
 
 

@@ -48,6 +48,12 @@ def pair(image: np.ndarray) -> tuple[np.ndarray, Detections, Detections]:
     return image, labels, found
 
 
+def test_thin_images(tmp_path: Path) -> None:
+    images = [np.full((*size, 3), 50, np.uint8) for size in ((1, 3000), (3000, 1), (1, 1))]
+    plot_predictions(map(pair, images), NAMES, tmp_path / "predictions.png")
+    assert cv2.imread(str(tmp_path / "predictions.png")) is not None
+
+
 @pytest.mark.parametrize("count", [1, 3, 8])
 def test_plot_predictions(tmp_path: Path, count: int) -> None:
     images = [np.full((40 + 5 * i, 60, 3), 50, np.uint8) for i in range(count)]

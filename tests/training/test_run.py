@@ -204,7 +204,7 @@ def test_metrics_come_before_plots(work: Path) -> None:
         def on_end(self, trainer: Trainer) -> None:
             (work / "runs" / "exp" / "pr_curve.png").mkdir()
 
-    with pytest.raises(OSError, match=r"pr_curve\.png"):
+    with pytest.raises(UserError, match=r"pr_curve\.png"):
         train(options(work, epochs=1), Blocked(), plots=True)
     assert (work / "runs" / "exp" / "metrics.json").is_file()
 

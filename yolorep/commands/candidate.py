@@ -17,8 +17,10 @@ from yolorep.errors import UserError
 from yolorep.evaluation.evaluator import Evaluation, evaluate
 from yolorep.formats.base import Backend
 from yolorep.formats.tta import TTA
+from yolorep.image_headers import limit_pixels
 from yolorep.inference.open import load_backend
-from yolorep.models.image_size import choose_size
+from yolorep.models.image_size import choose_size, size_text
+from yolorep.ops.letterbox import Size
 from yolorep.options import EvaluationOptions, ValOptions
 from yolorep.weights.load import load_checkpoint
 
@@ -30,13 +32,13 @@ class Candidate:
     Attributes:
         weights: the file, as the user named it.
         backend: what runs it.
-        image_size: long side to evaluate at, in pixels.
+        image_size: long side to evaluate at, in pixels, or the (height, width) that images are fitted into.
         rect: whether in rectangles.
     """
 
     weights: str
     backend: Backend
-    image_size: int
+    image_size: Size
     rect: bool
 
     @classmethod
@@ -57,17 +59,12 @@ class Candidate:
 
     @classmethod
     def of(cls, backend: Backend, weights: str, options: EvaluationOptions) -> Candidate:
-        """Evaluates what is open already; a file made for one size is evaluated as a square of that size.
-
-        Raises:
-            UserError: if it was made for another shape.
-        """
+        """Evaluates what is open already; a file made for one shape is evaluated in that shape."""
         fixed = backend.image_size
-        if fixed is not None and fixed[0] != fixed[1]:
-            raise UserError(f"{weights}: evaluation needs a square or dynamic export, found {fixed[0]}x{fixed[1]}")
         size = choose_size(options.imgsz, geometry=backend.geometry, stride=backend.stride, fixed=fixed, source=weights)
         if fixed is not None and not options.no_rect:
-            say(f"{weights}: square letterboxes, as it was exported for {fixed[0]}x{fixed[1]} only")
+            form = "square" if fixed[0] == fixed[1] else "equal"
+            say(f"{weights}: {form} letterboxes, as it was exported for {size_text(fixed)} only")
         return cls(weights, backend, size, fixed is None and not options.no_rect)
 
     def dataset(self, annotations: Annotations) -> DetectionDataset:
@@ -116,6 +113,7 @@ def load_split(data: str, candidates: Sequence[Candidate], options: EvaluationOp
     Raises:
         UserError: if it cannot be had, or has not as many classes as the candidates predict.
     """
+    limit_pixels(options.max_pixels)
     config = load_data_config(data, download=options.download)
     annotations = load_annotations(config, options.task, single_class=options.single_cls)
     check_classes(candidates, annotations.names, data, options)

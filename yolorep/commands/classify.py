@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,12 @@ import torchvision.transforms.v2.functional as transforms
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 
+from yolorep.console import say_line
 from yolorep.device import select_device
 from yolorep.errors import UserError
+from yolorep.files import valid_text
 from yolorep.formats import format_of
+from yolorep.image_headers import limit_pixels
 from yolorep.media.frames import Frame, Unreadable
 from yolorep.media.sources import open_source
 from yolorep.media.urls import without_secrets
@@ -76,7 +78,8 @@ def run(options: ClassifyOptions) -> int:
     """
     if not options.source:
         raise UserError("--source is missing: expected an image, folder, glob pattern, list file, video or URL")
-    frames = open_source(options.source, vid_stride=options.vid_stride, report=partial(print, file=sys.stderr))
+    limit_pixels(options.max_pixels)
+    frames = open_source(options.source, vid_stride=options.vid_stride, note=_tell)
     device = select_device(options.device)
     model = fuse(load_classifier(options.weights))[0].to(device)
     prepare = preprocessing(model, size=options.imgsz)
@@ -86,11 +89,18 @@ def run(options: ClassifyOptions) -> int:
             print(f"skipped {frame.path}: {frame.reason}", file=sys.stderr)
             continue
         result = _classify(model, frame, prepare, device=device)
-        print(json.dumps(result) if options.json else _line(result, frame), flush=True)
+        if options.json:
+            print(json.dumps(result), flush=True)
+        else:
+            say_line(_line(result, frame))
         count += 1
     if not count:
         raise UserError(f"--source {without_secrets(options.source)}: not one image could be read")
     return count
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr)  # what is on stdout is read by programs
 
 
 def load_classifier(weights: str) -> Classifier:
@@ -103,7 +113,8 @@ def load_classifier(weights: str) -> Classifier:
         raise UserError("--weights: missing; expected a classifier's checkpoint or a published backbone file")
     if format_of(Path(weights)) is not None:
         raise UserError(f"{weights}: expected a classifier, found an exported detector; it runs with 'yolorep detect'")
-    network = load_checkpoint(weights).build() if is_checkpoint(weights) else _published_or_yolov5(weights)
+    own = Path(weights).is_file() and is_checkpoint(weights)  # opening a pipe would wait for its writer
+    network = load_checkpoint(weights).build() if own else _published_or_yolov5(weights)
     if not isinstance(network, Classifier):
         raise UserError(f"{weights}: expected a classifier, found a detector; it runs with 'yolorep detect'")
     return network
@@ -132,7 +143,7 @@ def _classify(model: Classifier, frame: Frame, prepare: Preprocessing, *, device
     logits = model(prepare(to_tensor([frame.image])[0])[None].to(device).float() / 255)[0]
     values, indices = logits.softmax(0).topk(min(TOP, len(model.names)))
     top = [[model.names[i], round(p, 4)] for p, i in zip(values.tolist(), indices.tolist(), strict=True)]
-    return {"path": frame.path, "frame": frame.index if frame.is_video else 0, "top": top}
+    return {"path": valid_text(frame.path), "frame": frame.index if frame.is_video else 0, "top": top}
 
 
 def _line(result: dict[str, Any], frame: Frame) -> str:

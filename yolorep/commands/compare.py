@@ -15,6 +15,7 @@ from yolorep.errors import UserError
 from yolorep.evaluation.comparison import comparison_table, contrast_dict, contrasts
 from yolorep.evaluation.report import metrics_dict
 from yolorep.files import new_run_dir, write_text
+from yolorep.models.image_size import size_text
 from yolorep.options import CompareOptions
 
 
@@ -53,7 +54,7 @@ def compare(candidates: Sequence[Candidate], options: CompareOptions) -> dict[st
     differences = contrasts(evaluations, resamples=options.resamples, seed=options.seed)
     for label, candidate, evaluation in zip(ascii_lowercase, candidates, evaluations, strict=False):
         speed = ", ".join(f"{name} {value:.1f} ms" for name, value in evaluation.speed.items())
-        say(f"{label}: {candidate.weights} at {candidate.image_size} px; per image {speed}")
+        say(f"{label}: {candidate.weights} at {size_text(candidate.image_size)} px; per image {speed}")
     say(f"{len(annotations)} images; intervals and shares from {options.resamples} draws of them")
     for label, evaluation, contrast in zip(ascii_lowercase[1:], evaluations[1:], differences, strict=False):
         say("\n" + comparison_table(evaluations[0], evaluation, contrast, labels=("a", label)))

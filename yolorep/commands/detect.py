@@ -9,14 +9,16 @@ from dataclasses import dataclass, field
 from itertools import chain, groupby
 from pathlib import Path
 
-from yolorep.console import plural, progress, say
+from yolorep.console import plural, progress, say, say_line
 from yolorep.data.catalog import load_data_config
 from yolorep.detections import Detections, class_indices, class_name
 from yolorep.drawing import draw
 from yolorep.errors import UserError
 from yolorep.files import new_run_dir
+from yolorep.image_headers import limit_pixels
 from yolorep.inference.predictor import Predictor, Timing
 from yolorep.media.frames import Frame, Unreadable
+from yolorep.media.outputs import PatientSink, Written
 from yolorep.media.sinks import (
     CropSink,
     CsvSink,
@@ -36,8 +38,8 @@ from yolorep.options import DetectOptions
 def run(options: DetectOptions) -> Path | None:
     """Detects objects in everything the source names and writes what the options ask for.
 
-    An input that cannot be read is reported and the rest goes on. However the run ends (Ctrl-C included), files begun
-    are finished: a video holds the frames done so far and can be played.
+    An input that cannot be read, or a result that cannot be written, is reported and the rest goes on. However the run
+    ends (Ctrl-C included), files begun are finished: a video holds the frames done so far and can be played.
 
     Args:
         options: the flags of ``detect.py``.
@@ -46,14 +48,18 @@ def run(options: DetectOptions) -> Path | None:
         The folder of the results, None if nothing was to be saved.
 
     Raises:
-        UserError: if an option is wrong, or not one input could be read.
+        UserError: if an option is wrong, or not one input could be read, or not one result written.
+        OSError: naming the file, if the disk is full.
     """
     if not options.source:
         raise UserError(
             "--source is missing: expected an image, folder, glob pattern, list file, video, camera index, URL, - or "
             "screen, for example --source street.jpg"
         )
-    items = open_source(options.source, vid_stride=options.vid_stride, reconnect_timeout=options.reconnect_timeout)
+    limit_pixels(options.max_pixels)
+    items = open_source(
+        options.source, vid_stride=options.vid_stride, reconnect_timeout=options.reconnect_timeout, note=say
+    )
     given = load_data_config(options.data).names if options.data else None
     predictor = Predictor(
         options.weights,
@@ -84,8 +90,9 @@ def run(options: DetectOptions) -> Path | None:
         if folder:
             stack.callback(say, f"results: {folder}")  # after the sinks are closed, however the run ends
         sinks: list[Sink] = [view] if view else []
+        written = Written()
         for sink in _file_sinks(options, folder, names) if folder else ():
-            sinks.append(stack.enter_context(sink))
+            sinks.append(stack.enter_context(PatientSink(sink, written)))
         summaries = _Summaries(names)
         try:
             for path, group in groupby(items, key=_Grouping()):
@@ -99,6 +106,8 @@ def run(options: DetectOptions) -> Path | None:
         finally:  # a camera is always stopped by Ctrl-C: its line counts too
             summaries.close()
         say(summaries.total.speed())
+    if written.problem and not written.count:
+        raise UserError(f"not one result could be written, the first: {written.problem}")
     return folder
 
 
@@ -192,7 +201,7 @@ class _Summaries:
 
     def _say(self, path: str) -> None:
         if path in self._begun:
-            say(self._begun.pop(path).line(self._names))
+            say_line(self._begun.pop(path).line(self._names))
 
 
 def _detect_input(
@@ -212,7 +221,7 @@ def _detect_input(
         rest = progress(rest, total=first.total, desc=Path(first.path).name, unit="frames")
     for item in rest:
         if isinstance(item, Unreadable):
-            say(_problem(item))
+            say_line(_problem(item))
             continue
         detections = predictor(item.image)
         summaries.update(item, detections, predictor.timing)
@@ -257,7 +266,7 @@ def _skip_unreadable(items: Iterator[Frame | Unreadable], source: str) -> Iterat
     for item in items:
         if isinstance(item, Frame):
             for problem in problems:
-                say(_problem(problem))
+                say_line(_problem(problem))
             return chain([item], items)
         problems.append(item)
     if len(problems) == 1:

@@ -18,6 +18,7 @@ from yolorep.formats.write import input_shapes, write_checked
 from yolorep.inference.open import load_model
 from yolorep.models.image_size import choose_size
 from yolorep.nn.reparam import fuse
+from yolorep.ops.letterbox import bounds
 from yolorep.options import ExportOptions
 
 #: What YOLOv5 offers and this program does not.
@@ -48,13 +49,13 @@ def run(options: ExportOptions) -> list[Path]:
         raise UserError(f"{weights}: expected a checkpoint (.pt) to export, found an exported file")
     model = load_model(weights).for_inference(nms_free=options.nms_free)
     size = choose_size(options.imgsz, geometry=model.geometry, stride=model.max_stride, source=options.weights)
-    fused, report = fuse(model, image_size=size)
+    fused, report = fuse(model, image_size=max(bounds(size)))
     say(f"{weights}: fused {len(report.records)} blocks, {report.params:,} -> {report.params_fused:,} parameters")
     shapes = input_shapes(size, stride=model.max_stride, batch_size=options.batch_size, dynamic=options.dynamic)
     batches = sample_batches(shapes, data=options.data)
     metadata = Metadata.of(
         fused,
-        image_size=None if options.dynamic else (size, size),
+        image_size=None if options.dynamic else bounds(size),
         batch_size=None if options.dynamic else options.batch_size,
         fuse=report.to_dict(),
     )

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from yolorep.console import say
 from yolorep.inference.open import load_network
 from yolorep.models.detector import Detector
 from yolorep.models.graph import Source
@@ -48,7 +49,10 @@ def run(options: InfoOptions) -> dict[str, Any]:
         "names": list(model.names),
         "layers": layers,
     }
-    print(json.dumps(info) if options.json else _table(info, options.weights or options.cfg or ""))
+    if options.json:
+        print(json.dumps(info))
+    else:
+        say(_table(info, options.weights or options.cfg or ""))
     return info
 
 

@@ -25,6 +25,11 @@ REPLACED: dict[str, dict[str, str]] = {
         "--artifact_alias": _WANDB,
         "--ndjson-console": "read results.csv in the run folder",
         "--ndjson-file": "read results.csv in the run folder",
+        "--adam": "use --optimizer Adam",
+        "--linear-lr": "leave it out; the learning rate falls linearly unless --cos-lr is given",
+        "--cache-images": "use --cache",
+        "--notest": "use --noval",
+        "--logdir": "use --project",
         "--local_rank": "leave it out; training uses one process",
     },
     "val": {
@@ -33,6 +38,8 @@ REPLACED: dict[str, dict[str, str]] = {
     },
     "detect": {
         "--dnn": "leave it out; .onnx files run in onnxruntime",
+        "--output": "use --project and --name",
+        "--fourcc": "leave it out; videos are written as MP4",
         "--visualize": "use yolorep info --profile for the layers, or a forward hook for their features",
         "--update": "leave it out; every file is read as it is",
         "--save-format": "leave it out; --save-csv and --save-json write pixels, --save-txt shares of the image",
@@ -41,6 +48,7 @@ REPLACED: dict[str, dict[str, str]] = {
         "--half": _FLOAT32,
         "--int8": _FLOAT32,
         "--per-tensor": _FLOAT32,
+        "--grid": "leave it out; boxes are always decoded in the file",
         "--inplace": "leave it out; heads never write into their inputs",
         "--keras": _ONNX,
         "--optimize": "use --include torchscript",

@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import cv2
 import numpy as np
@@ -17,19 +19,30 @@ from numpy.typing import ArrayLike, NDArray
 from yolorep.config import cache_dir
 from yolorep.console import progress, say
 from yolorep.data.annotations import Annotations, Truth
-from yolorep.data.cache import file_state
+from yolorep.data.cache import VERSION, file_state
 from yolorep.errors import UserError
+from yolorep.image_headers import limit_pixels, max_pixels
 from yolorep.images import ImageError, read_image
+from yolorep.ops.letterbox import Shape, Size, bounds
 
 #: Share of the free memory a RAM cache may take.
 _MEMORY_SHARE = 0.8
+#: Bytes of the checksum behind an image kept on disk.
+_CHECK_SIZE = 4
 
 
-def resized_shape(size: tuple[int, int], image_size: int) -> tuple[int, int]:
-    """(height, width) of an image whose long side becomes ``image_size``; the short side is rounded up as in YOLOv5."""
-    longest = max(size)
+def resized_shape(size: Shape, image_size: Size) -> Shape:
+    """(height, width) of an image fitted into a size; the side that does not fill it is rounded up, as in YOLOv5.
+
+    Args:
+        size: (height, width) of the image.
+        image_size: its long side then, or the (height, width) that it is fitted into.
+    """
+    (height, width), (most_high, most_wide) = size, bounds(image_size)
     # In integers: 375 * (640 / 500) is a little more than 480 in floats.
-    return -(-size[0] * image_size // longest), -(-size[1] * image_size // longest)
+    if height * most_wide >= width * most_high:
+        return most_high, -(-width * most_high // height)
+    return -(-height * most_wide // width), most_wide
 
 
 class Dataset(Protocol):
@@ -44,8 +57,8 @@ class Dataset(Protocol):
         ...
 
     @property
-    def image_size(self) -> int:
-        """Long side of the loaded images in pixels."""
+    def image_size(self) -> Size:
+        """Long side of the loaded images in pixels; to be evaluated on, it may be the (height, width) they fit into."""
         ...
 
     @property
@@ -69,7 +82,7 @@ class DetectionDataset:
 
     Args:
         annotations: the split.
-        image_size: long side of the images in pixels.
+        image_size: long side of the images in pixels, or the (height, width) that they are fitted into.
         cache: "ram" keeps the resized images in memory, "disk" as ``.npy`` files under the cache directory.
         training: shrink by bilinear sampling, as YOLOv5 does in training, instead of by area.
     """
@@ -78,16 +91,17 @@ class DetectionDataset:
         self,
         annotations: Annotations,
         *,
-        image_size: int,
+        image_size: Size,
         cache: Literal["ram", "disk"] | None = None,
         training: bool = False,
     ) -> None:
         self.annotations = annotations
-        self.image_size = image_size
+        self.image_size: Size = image_size
         self.shapes = np.array(
             [resized_shape((height, width), image_size) for height, width in annotations.sizes.tolist()], np.int64
         ).reshape(-1, 2)
         self._training = training
+        self._max_pixels = max_pixels()
         self._pixels: NDArray[np.uint8] | None = None
         self._starts = np.concatenate([[0], np.cumsum(self.shapes.prod(axis=1) * 3)])
         self._folder: Path | None = None
@@ -95,6 +109,11 @@ class DetectionDataset:
             self._fill_memory()
         elif cache == "disk":
             self._fill_folder()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # In a worker that was not forked: it has to be told what this process was told.
+        self.__dict__.update(state)
+        limit_pixels(self._max_pixels)
 
     def __len__(self) -> int:
         return len(self.annotations)
@@ -114,16 +133,18 @@ class DetectionDataset:
             return self._pixels[self._starts[index] : self._starts[index + 1]].reshape(*self.shapes[index], 3)
         if self._folder is not None:
             file = self._disk_file(index)
-            try:
-                return np.asarray(np.load(file, allow_pickle=False), np.uint8)
-            except (OSError, ValueError):
-                pass  # removed or damaged since: only slower
+            image = self._read_stored(index, file)
+            if image is None:  # removed or damaged since: only slower
+                image = self._decode(index)
+                with suppress(UserError):
+                    self._store(index, file, image)
+            return image
         return self._decode(index)
 
     def _decode(self, index: int) -> NDArray[np.uint8]:
         path = self.annotations.paths[index]
         # Bilinear sampling at one half averages 2x2 pixels, which a JPEG decoder does in less than half the time.
-        ratio = int(self.annotations.sizes[index].max()) // self.image_size if self._training else 1
+        ratio = int(self.annotations.sizes[index].max()) // max(bounds(self.image_size)) if self._training else 1
         try:
             image = read_image(path, shrink=max(shrink for shrink in (1, 2, 4, 8) if shrink <= max(ratio, 1)))
         except ImageError as error:
@@ -152,18 +173,30 @@ class DetectionDataset:
         def fill(index: int) -> None:
             file = self._disk_file(index)
             if not file.exists():
-                self._store(index, file)
+                self._store(index, file, self._decode(index))
 
         self._in_threads(fill, "caching images on disk")
 
-    def _store(self, index: int, file: Path) -> None:
-        image = self._decode(index)
+    def _read_stored(self, index: int, file: Path) -> NDArray[np.uint8] | None:
+        """An image kept on disk; None if it is not there, damaged, or another one."""
+        try:
+            content = file.read_bytes()
+            stored, check = content[:-_CHECK_SIZE], content[-_CHECK_SIZE:]
+            if zlib.crc32(stored).to_bytes(_CHECK_SIZE, "little") != check:
+                return None
+            image = np.load(io.BytesIO(stored), allow_pickle=False)
+        except (OSError, ValueError, EOFError):
+            return None
+        return image if image.dtype == np.uint8 and image.shape == (*self.shapes[index], 3) else None
+
+    def _store(self, index: int, file: Path, image: NDArray[np.uint8]) -> None:
         temporary = file.with_name(f".{file.stem}.{os.getpid()}.{index}.npy")
         # Renamed, so that nobody reads half a file. Not fsynced: what a power cut damages is decoded again.
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             packed = io.BytesIO()  # NumPy writing to the disk itself would not say why it cannot
             np.save(packed, image, allow_pickle=False)
+            packed.write(zlib.crc32(packed.getbuffer()).to_bytes(_CHECK_SIZE, "little"))
             temporary.write_bytes(packed.getbuffer())
             temporary.replace(file)
         except OSError as error:
@@ -177,7 +210,7 @@ class DetectionDataset:
     def _disk_file(self, index: int) -> Path:
         assert self._folder is not None
         path = self.annotations.paths[index]
-        state = f"{path}\0{file_state(path)} {self.image_size} {self._training}"
+        state = f"{path}\0{file_state(path)} {self.image_size} {self._training} {VERSION}"
         key = hashlib.sha256(state.encode("utf-8", "surrogateescape")).hexdigest()
         return self._folder / key[:2] / f"{key[2:34]}.npy"
 

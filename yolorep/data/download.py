@@ -7,24 +7,52 @@ import os
 import re
 import shutil
 import stat
+import struct
 import tarfile
 import tempfile
+import time
 import urllib.error
 import urllib.request
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from http.client import HTTPException
+from lzma import LZMAError
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO, Any, cast
 
 from yolorep.console import progress, say
-from yolorep.errors import UserError, suggest
+from yolorep.errors import UserError, first_line, suggest
 from yolorep.files import atomic_write
 
 _KEYS = ("url", "sha256", "to")
+#: Files of a data set.
+_MOST = 1000
 _SCHEMES = ("https://", "http://", "file://")
 _CHUNK = 1 << 20
-_TIMEOUT = 30.0
+
+
+@dataclass(frozen=True)
+class DownloadLimits:
+    """When a download is given up, whatever the server does.
+
+    Attributes:
+        largest: bytes of a file.
+        silence: seconds without a byte.
+        patience: seconds that a file may always take.
+        rate: bytes a second that must arrive on average beyond that.
+        unpacked: times its own size that an archive may unpack to, above a GiB.
+    """
+
+    largest: int = 100 << 30
+    silence: float = 30.0
+    patience: float = 60.0
+    rate: float = 10_000.0
+    unpacked: int = 100
+
+
+_LIMITS = DownloadLimits()
 
 
 @dataclass(frozen=True)
@@ -44,7 +72,7 @@ class Download:
 
 def parse_downloads(value: Any, faults: list[str]) -> list[Download]:
     """Checks the ``download`` list of a data YAML; what is wrong is appended to ``faults``."""
-    if not isinstance(value, list):
+    if not isinstance(value, list) or len(value) > _MOST:
         faults.append(f"download: expected a list of {{url, sha256, to}}, found {str(value)[:80]}")
         return []
     known = len(faults)
@@ -67,11 +95,12 @@ def parse_downloads(value: Any, faults: list[str]) -> list[Download]:
     return [Download(item["url"], str(item["sha256"]).lower(), item["to"]) for item in value]
 
 
-def download_all(downloads: list[Download], root: Path) -> None:
+def download_all(downloads: list[Download], root: Path, *, limits: DownloadLimits = _LIMITS) -> None:
     """Fetches files into ``root``. Each is checked before anything of it appears there.
 
     Raises:
-        UserError: if a file cannot be fetched, does not have its checksum or is an archive that is not safe.
+        UserError: if a file cannot be fetched, does not have its checksum, is an archive that is not safe, or goes
+            beyond the limits.
     """
     for item in downloads:
         target = root / item.to
@@ -79,24 +108,28 @@ def download_all(downloads: list[Download], root: Path) -> None:
             root.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=root, prefix=".download-") as scratch:
                 file = Path(scratch) / "file"
-                _fetch(item, file)
-                _install(item, file, target, Path(scratch))
+                _fetch(item, file, limits)
+                _install(item, file, target, Path(scratch), limits)
         except OSError as error:
             raise UserError(f"{target}: cannot be written ({error.strerror or error})") from error
         say(f"downloaded {item.url} to {target}")
 
 
-def _fetch(item: Download, file: Path) -> None:
+def _fetch(item: Download, file: Path, limits: DownloadLimits) -> None:
     digest = hashlib.sha256()
+    opener = urllib.request.build_opener(_Redirects())
     try:
-        with urllib.request.urlopen(item.url, timeout=_TIMEOUT) as response, file.open("wb") as out:
+        with opener.open(item.url, timeout=limits.silence) as response, file.open("wb") as out:
             length = response.headers.get("Content-Length")
             total = -(-int(length) // _CHUNK) if length else None
-            for chunk in progress(_chunks(response), total=total, desc=f"downloading {item.url}", unit="MiB"):
+            parts = _chunks(response, limits)
+            for chunk in progress(parts, total=total, desc=f"downloading {item.url}", unit="MiB"):
                 digest.update(chunk)
                 out.write(chunk)
-    except (urllib.error.URLError, TimeoutError, ConnectionError, ValueError) as error:
-        raise UserError(f"{item.url}: cannot be downloaded ({getattr(error, 'reason', error)})") from error
+    # HTTPException: what the server says is no HTTP. ValueError: no length, or no address.
+    except (urllib.error.URLError, HTTPException, TimeoutError, ConnectionError, ValueError, _GivenUp) as error:
+        reason = str(getattr(error, "reason", error)) or type(error).__name__
+        raise UserError(f"{item.url}: cannot be downloaded ({reason})") from error
     if digest.hexdigest() != item.sha256:
         raise UserError(
             f"{item.url}: expected a file with sha256 {item.sha256}, found {digest.hexdigest()} "
@@ -104,35 +137,86 @@ def _fetch(item: Download, file: Path) -> None:
         )
 
 
-def _chunks(stream: IO[bytes]) -> Iterator[bytes]:
-    while chunk := stream.read(_CHUNK):
-        yield chunk
+class _GivenUp(Exception):
+    """A download that is too large or too slow."""
 
 
-def _install(item: Download, file: Path, target: Path, scratch: Path) -> None:
-    if not (zipfile.is_zipfile(file) or tarfile.is_tarfile(file)):
-        with atomic_write(target) as temporary:
-            shutil.copyfile(file, temporary)
-        return
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows a server to other servers of its kind only."""
+
+    def redirect_request(
+        self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
+    ) -> urllib.request.Request | None:
+        if not newurl.startswith(("http://", "https://")):
+            raise urllib.error.URLError(f"redirected to {newurl}, expected http or https")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _chunks(stream: Any, limits: DownloadLimits) -> Iterator[bytes]:
+    """About a MiB at a time, of what arrives however slowly.
+
+    Raises:
+        _GivenUp: beyond the limits.
+    """
+    start, size, held = time.monotonic(), 0, b""
+    while part := stream.read1(_CHUNK):
+        size += len(part)
+        if size > limits.largest:
+            raise _GivenUp(f"it is larger than {limits.largest} bytes")
+        if time.monotonic() - start > limits.patience + size / limits.rate:
+            raise _GivenUp(f"{size} bytes in {time.monotonic() - start:.0f} s are too slow")
+        held += part
+        if len(held) >= _CHUNK:
+            yield held
+            held = b""
+    yield held
+
+
+def _install(item: Download, file: Path, target: Path, scratch: Path, limits: DownloadLimits) -> None:
     unpacked = scratch / "unpacked"
     unpacked.mkdir()
+    room = (1 << 30) + limits.unpacked * file.stat().st_size
     try:
         if zipfile.is_zipfile(file):
-            _unpack_zip(file, unpacked)
+            _unpack_zip(file, unpacked, room)
+        elif tarfile.is_tarfile(file):
+            _unpack_tar(file, unpacked, room)
         else:
-            _unpack_tar(file, unpacked)
-    # RuntimeError: encrypted, or compressed in a way that zipfile does not know.
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, RuntimeError) as error:
-        raise UserError(
-            f"{item.url}: expected a complete zip or tar archive, found one that does not unpack ({error})"
-        ) from error
+            with atomic_write(target) as temporary:
+                shutil.copyfile(file, temporary)
+            return
     except _UnsafeMember as error:
         raise UserError(f"{item.url}: refused: {error}; nothing was unpacked") from error
+    except OSError as error:
+        if error.errno is not None:  # of the disk; without a number, of bzip2
+            raise
+        raise _damaged(item, error) from error
+    except _DAMAGED as error:
+        raise _damaged(item, error) from error
     _merge(unpacked, target)
 
 
+#: RuntimeError: encrypted, or compressed in a way that zipfile does not know.
+_DAMAGED = (
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    EOFError,
+    RuntimeError,
+    ValueError,
+    zlib.error,
+    LZMAError,
+    struct.error,
+)
+
+
+def _damaged(item: Download, error: Exception) -> UserError:
+    return UserError(
+        f"{item.url}: expected a complete zip or tar archive, found one that does not unpack ({first_line(error)})"
+    )
+
+
 class _UnsafeMember(Exception):
-    """An archive member that would be written outside its folder, or is no plain file."""
+    """An archive member that would be written outside its folder, is no plain file, or is larger than it may be."""
 
 
 def _stays_inside(name: str) -> bool:
@@ -151,8 +235,14 @@ def _check_member(name: str, *, plain: bool) -> None:
         raise _UnsafeMember(f"member '{name}' is a link or special file")
 
 
-def _unpack_zip(file: Path, folder: Path) -> None:
+def _check_room(size: int, room: int) -> None:
+    if size > room:
+        raise _UnsafeMember(f"it would unpack to {size} bytes or more, expected at most {room} of one of its size")
+
+
+def _unpack_zip(file: Path, folder: Path, room: int) -> None:
     with zipfile.ZipFile(file) as archive:
+        _check_room(sum(member.file_size for member in archive.infolist()), room)
         for member in archive.infolist():
             kind = stat.S_IFMT(member.external_attr >> 16)
             _check_member(member.filename, plain=kind in (0, stat.S_IFREG, stat.S_IFDIR))
@@ -162,10 +252,13 @@ def _unpack_zip(file: Path, folder: Path) -> None:
                     _write(source, folder / member.filename)
 
 
-def _unpack_tar(file: Path, folder: Path) -> None:
+def _unpack_tar(file: Path, folder: Path, room: int) -> None:
     with tarfile.open(file) as archive:
-        members = archive.getmembers()
-        for member in members:
+        members, size = [], 0
+        for member in archive:
+            members.append(member)
+            size += max(member.size, 0)
+            _check_room(size, room)
             _check_member(member.name, plain=member.isfile() or member.isdir())
         for member in progress(members, desc=f"unpacking into {folder.parent.parent}", unit="files"):
             if member.isfile():

@@ -20,7 +20,7 @@ from yolorep.config import Hyp
 from yolorep.data import transforms
 from yolorep.data.dataset import Dataset, load_checked, resized_shape
 from yolorep.errors import UserError
-from yolorep.ops.letterbox import LetterBox, rect_shape
+from yolorep.ops.letterbox import LetterBox, Size, bounds, rect_shape
 from yolorep.ops.prepare import letterboxed, write_rgb
 
 B = TypeVar("B")
@@ -142,8 +142,19 @@ class _TrainBatches:
             [annotations.labels(member) for member in four],
             rng,
             self.hyp,
-            image_size=dataset.image_size,
+            image_size=square_side(dataset),
         )
+
+
+def square_side(dataset: Dataset) -> int:
+    """The side of the square images that are trained on.
+
+    Raises:
+        UserError: if the data set's images are fitted into another shape.
+    """
+    if isinstance(dataset.image_size, int):
+        return dataset.image_size
+    raise UserError(f"image_size: expected one number to train at, the long side, found {dataset.image_size}")
 
 
 class _TrainOrder(Sampler[_TrainKey]):
@@ -153,7 +164,7 @@ class _TrainOrder(Sampler[_TrainKey]):
         self, dataset: Dataset, sampler: EpochSampler, *, batch_size: int, seed: int, rect: bool, stride: int
     ) -> None:
         self.sampler, self.batch_size, self.seed, self.epoch, self.mosaic = sampler, batch_size, seed, 0, True
-        self.shape = (dataset.image_size, dataset.image_size)
+        self.shape = bounds(square_side(dataset))
         self.rect_shapes: NDArray[np.int64] | None = None
         if rect:
             sizes = dataset.annotations.sizes.tolist()
@@ -325,7 +336,7 @@ class _EvalBatches:
         return EvalBatch(letterboxed(images, letterboxes), key.indices, letterboxes)
 
 
-def eval_letterbox(source: tuple[int, int], target: tuple[int, int], *, image_size: int) -> LetterBox:
+def eval_letterbox(source: tuple[int, int], target: tuple[int, int], *, image_size: Size) -> LetterBox:
     """How evaluation places an image: resized to ``image_size`` exactly as the data set does, then only padded."""
     resized = resized_shape(source, image_size)
     placed = LetterBox.plan(resized, target, image_size=image_size)
@@ -350,7 +361,7 @@ def eval_loader(
         dataset: what to evaluate on.
         batch_size: at most so many images in a batch; only images of equal network shape share one.
         stride: largest stride of the network.
-        rect: give each image the smallest rectangle instead of a square.
+        rect: give each image the smallest rectangle instead of the whole size.
         pad: strides added to the rectangle before rounding up; half a one as YOLOv5 does.
         workers: processes that prepare batches; 0 prepares them in this one, as is always done with images kept in
             memory, for which starting processes takes longer.
@@ -359,7 +370,7 @@ def eval_loader(
     size = dataset.image_size
     groups: dict[tuple[int, int], list[int]] = {}
     for index, (height, width) in enumerate(dataset.annotations.sizes.tolist()):
-        shape = rect_shape((height, width), size, stride, pad=pad) if rect else (size, size)
+        shape = rect_shape((height, width), size, stride, pad=pad) if rect else bounds(size)
         groups.setdefault(shape, []).append(index)
     keys = [
         _EvalKey(members[start : start + batch_size], shape)

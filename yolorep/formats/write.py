@@ -16,15 +16,16 @@ from yolorep.formats.metadata import Metadata
 from yolorep.formats.pytorch import TorchBackend
 from yolorep.formats.verify import compare
 from yolorep.models.detector import Detector
-from yolorep.ops.letterbox import round_up
+from yolorep.ops.letterbox import Size, bounds, round_up
 
 
-def input_shapes(size: int, *, stride: int, batch_size: int, dynamic: bool) -> list[tuple[int, int, int]]:
+def input_shapes(size: Size, *, stride: int, batch_size: int, dynamic: bool) -> list[tuple[int, int, int]]:
     """The (batch, height, width) a file is checked at: its only shape, or two of different batch, size and aspect."""
     if not dynamic:
-        return [(batch_size, size, size)]
-    short = round_up(size * 3 // 4, stride)
-    return [(1, size, size), (2, short if short < size else size + stride, size)]
+        return [(batch_size, *bounds(size))]
+    height, width = bounds(size)
+    short = round_up(height * 3 // 4, stride)
+    return [(1, height, width), (2, short if short < height else height + stride, width)]
 
 
 def write_checked(

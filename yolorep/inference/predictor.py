@@ -26,8 +26,8 @@ from yolorep.images import as_png
 from yolorep.inference.inputs import Array, Input, is_endless, is_single, open_input
 from yolorep.media.frames import Frame, Unreadable
 from yolorep.media.urls import without_secrets
-from yolorep.models.image_size import choose_size
-from yolorep.ops.letterbox import LetterBox, rect_shape
+from yolorep.models.image_size import choose_size, size_text
+from yolorep.ops.letterbox import LetterBox, Size, rect_shape
 from yolorep.ops.nms import load_nms, nms
 from yolorep.ops.prepare import letterboxed, undo_letterboxes
 
@@ -110,8 +110,9 @@ class Predictor:
             speed); or a ``Backend``.
         device: ``"cpu"``, a CUDA index or a ``torch.device``; the first GPU if empty and there is one. Ignored for a
             ``Backend``.
-        image_size: long side of the network input in pixels, rounded up to a multiple of the stride; what the weights
-            were trained at by default, or 640. One line says so where it is not the one asked for.
+        image_size: long side of the network input in pixels, or the (height, width) that images are fitted into,
+            rounded up to a multiple of the stride; what the weights were trained at by default, or 640. One line says
+            so where it is not the one asked for.
         confidence: boxes scoring below are dropped.
         iou: of two boxes of one class that overlap more than this, the lower one goes.
         max_detections: boxes kept an image.
@@ -139,7 +140,7 @@ class Predictor:
         weights: str | Path | Detector | Backend,
         *,
         device: str | int | torch.device = "",
-        image_size: int | None = None,
+        image_size: Size | None = None,
         confidence: float = CONFIDENCE,
         iou: float = IOU,
         max_detections: int = MAX_DETECTIONS,
@@ -154,7 +155,7 @@ class Predictor:
         self._iou = share("iou", iou)
         self._max_detections = whole_number("max_detections", max_detections)
         self._batch_size = whole_number("batch_size", batch_size)
-        size = None if image_size is None else whole_number("image_size", image_size)
+        size = None if image_size is None else _checked_size(image_size)
         backend = _open(weights, device=device, half=half, nms_free=nms_free)
         if agnostic_nms and backend.nms_free:
             raise UserError("--agnostic-nms: this model runs without NMS; leave it out")
@@ -174,7 +175,7 @@ class Predictor:
             load_nms()  # now, not in the time of the first image
 
     def __repr__(self) -> str:
-        return f"Predictor({plural('class', len(self.names))}, image size {self.image_size})"
+        return f"Predictor({plural('class', len(self.names))}, image size {size_text(self.image_size)})"
 
     @overload
     def __call__(  # type: ignore[overload-overlap]  # an array is one image
@@ -291,6 +292,12 @@ class Predictor:
         seconds = prepared - start, inferred - prepared, time.perf_counter() - inferred
         timing = Timing(*(part / len(images) for part in seconds))
         return [(detections, timing) for detections in results]
+
+
+def _checked_size(size: Any) -> Size:
+    if isinstance(size, tuple | list) and len(size) == 2:
+        return whole_number("image_size", size[0]), whole_number("image_size", size[1])
+    return whole_number("image_size", size)
 
 
 def _hint(source: Input) -> str:

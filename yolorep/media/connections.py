@@ -18,7 +18,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from yolorep.images import decode_image
+from yolorep.image_headers import check_pixels
+from yolorep.images import ImageError, decode_image
 from yolorep.media.jpegs import find_jpegs
 from yolorep.media.urls import WEB_SCHEMES, scheme_of
 from yolorep.media.web import SourceError, chunks_of, open_url
@@ -148,6 +149,13 @@ class _Capture(Connection):
             raise SourceError("OpenCV cannot open this URL")
         rate = self._capture.get(cv2.CAP_PROP_FPS)
         self.fps = rate if 0 < rate < math.inf else None
+        try:
+            check_pixels(
+                int(self._capture.get(cv2.CAP_PROP_FRAME_HEIGHT)), int(self._capture.get(cv2.CAP_PROP_FRAME_WIDTH))
+            )
+        except ImageError as error:
+            self._capture.release()
+            raise SourceError(f"frames of {error}", final=True) from error
         self.is_file = not entry.isdecimal() and self._capture.get(cv2.CAP_PROP_FRAME_COUNT) > 0
 
     def pictures(self) -> Iterator[Picture | None]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -12,7 +11,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from yolorep.images import IMAGE_SUFFIXES, ImageError, decode_image, read_image
+from yolorep.image_headers import check_pixels
+from yolorep.images import IMAGE_SUFFIXES, ImageError, Note, decode_image, read_image
 from yolorep.media.urls import WEB_SCHEMES, is_stream, scheme_of, suffix_of
 from yolorep.media.web import SourceError, fetch
 
@@ -22,7 +22,8 @@ VIDEO_SUFFIXES = frozenset({
     ".webm", ".wmv",
 })
 # fmt: on
-
+#: Reads of a video that may fail in a row, if it states its number of frames and if it does not.
+MOST_FAILED, FEW_FAILED = 10_000, 100
 #: Of an image on a server.
 _MOST_BYTES = 1 << 28
 
@@ -67,16 +68,19 @@ class Unreadable:
     reason: str
 
 
-def read_frames(entry: str, *, position: int = 0, vid_stride: int = 1) -> Iterator[Frame | Unreadable]:
+def read_frames(
+    entry: str, *, position: int = 0, vid_stride: int = 1, note: Note | None = None
+) -> Iterator[Frame | Unreadable]:
     """Reads one file, URL or camera index; what is wrong with it comes as ``Unreadable``.
 
     Args:
         entry: the path of an existing image or video, or one that :func:`is_stream`.
         position: the ``index`` of an image.
         vid_stride: yield every N-th frame of a video or stream.
+        note: called with how unusual numbers of an image are taken.
     """
     if is_image(entry):
-        yield _read_image(entry, position)
+        yield _read_image(entry, position, note)
     else:
         yield from _read_video(entry, vid_stride)
 
@@ -90,51 +94,103 @@ def is_image(entry: str) -> bool:
         return suffix in IMAGE_SUFFIXES
     with open(entry, "rb") as file:
         animated = file.read(4) == b"GIF8"  # of which OpenCV would read the first frame
-    return not animated and bool(cv2.haveImageReader(entry))
+    return not animated and bool(cv2.haveImageReader(opencv_name(entry)))
 
 
-def _read_image(entry: str, position: int) -> Frame | Unreadable:
+def _read_image(entry: str, position: int, note: Note | None) -> Frame | Unreadable:
     try:
-        image = decode_image(fetch(entry, most_bytes=_MOST_BYTES)) if is_stream(entry) else read_image(entry)
+        if is_stream(entry):
+            image = decode_image(fetch(entry, most_bytes=_MOST_BYTES), note=note)
+        else:
+            image = read_image(entry, note=note)
     except (ImageError, SourceError) as error:
         return Unreadable(entry, str(error))
     return Frame(image, entry, position, 1, None, is_video=False)
 
 
+def open_capture(entry: str | int) -> cv2.VideoCapture:
+    """A video, a URL or a camera, as OpenCV opens it; a name that is no text too, on which OpenCV would crash."""
+    return cv2.VideoCapture(opencv_name(entry) if isinstance(entry, str) else entry)
+
+
+def opencv_name(path: str) -> str:
+    """A path as OpenCV can be given it: as bytes, which its types leave out, where they are no text."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return os.fsencode(path)  # type: ignore[return-value]
+    return path
+
+
 def _read_video(entry: str, vid_stride: int) -> Iterator[Frame | Unreadable]:
-    if not is_stream(entry) and os.path.getsize(entry) == 0:
+    if not is_stream(entry) and not _has_content(entry):
         yield Unreadable(entry, "the file is empty")
         return
-    capture = cv2.VideoCapture(int(entry) if entry.isdecimal() else entry)
+    capture = open_capture(int(entry) if entry.isdecimal() else entry)
     try:
+        count = int(max(capture.get(cv2.CAP_PROP_FRAME_COUNT), 0)) if capture.isOpened() else 0
         if not capture.isOpened():
             yield Unreadable(entry, f"OpenCV cannot open this {_what(entry)}")
-            return
-        count = int(max(capture.get(cv2.CAP_PROP_FRAME_COUNT), 0))
-        rate = capture.get(cv2.CAP_PROP_FPS)
-        fps = rate / vid_stride if 0 < rate < math.inf else None
-        total = math.ceil(count / vid_stride) if count else None
-        live = is_stream(entry) and not count
-        index, start = 0, 0.0
-        while capture.grab():
-            start = start or time.monotonic()
-            if index % vid_stride == 0:
-                seconds = time.monotonic() - start if live else capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
-                if not live and seconds <= 0 and fps:  # not every decoder tells
-                    seconds = index / rate
-                found, image = capture.retrieve()
-                if not found:
-                    break
-                yield Frame(np.asarray(image, np.uint8), entry, index, total, fps, is_video=True, time=seconds)
-            index += 1
-        if index == 0:
-            yield Unreadable(entry, f"not one frame of this {_what(entry)} can be decoded")
-        elif live:
-            yield Unreadable(entry, f"the stream ended after {index} frames")
-        elif index < count - max(2, count // 50):  # containers may be off by a frame or two
-            yield Unreadable(entry, f"only the first {index} of {count} frames can be decoded")
+        elif fault := _too_large(capture):
+            yield Unreadable(entry, fault)
+        else:
+            yield from _read_file(capture, entry, count=count, vid_stride=vid_stride)
     finally:
         capture.release()
+
+
+def _too_large(capture: cv2.VideoCapture) -> str:
+    """Why the frames of a video are not decoded: their size; empty if they are."""
+    try:
+        check_pixels(int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT)), int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)))
+    except ImageError as error:
+        return f"frames of {error}"
+    return ""
+
+
+def _read_file(capture: cv2.VideoCapture, entry: str, *, count: int, vid_stride: int) -> Iterator[Frame | Unreadable]:
+    """Reads a video to the number of frames it states, past those that cannot be decoded."""
+    rate = capture.get(cv2.CAP_PROP_FPS)
+    rate = rate if 0 < rate < math.inf else 0.0
+    fps = rate / vid_stride or None
+    total = math.ceil(count / vid_stride) if count else None
+    index, lost, failed = 0, 0, 0  # of the frame that comes next; frames lost before it; reads that failed since
+    before = 0.0  # seconds of the last frame
+    most = MOST_FAILED if count and not is_stream(entry) else FEW_FAILED  # a network may take its time to fail
+    while not failed or failed < (min(count - index, most) if count else most):
+        number, seconds, image = index, 0.0, None
+        grabbed = capture.grab()
+        if grabbed:
+            seconds = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+            if failed:  # one read may fail for several frames; the clock knows how many
+                passed = round((seconds - before) * rate) - 1 if index else round(seconds * rate)
+                number += max(failed, min(passed, count - 1 - index))
+            if seconds <= 0 and rate:  # not every decoder tells
+                seconds = number / rate
+            if number % vid_stride == 0:
+                grabbed, image = capture.retrieve()
+        if not grabbed:
+            failed += 1
+            continue
+        lost, index, before, failed = lost + number - index, number + 1, seconds, 0
+        if image is not None:
+            yield Frame(np.asarray(image, np.uint8), entry, number, total, fps, is_video=True, time=seconds)
+    missing = max(count - index, 0)
+    if index == 0:
+        yield Unreadable(entry, f"not one frame of this {_what(entry)} can be decoded")
+    elif not lost and missing <= max(2, count // 50):  # containers may be off by a frame or two
+        return
+    elif lost or before * rate > index:  # decoders may drop some in silence
+        yield Unreadable(entry, f"{lost + missing}{f' of {count}' if count else ''} frames cannot be decoded")
+    else:
+        yield Unreadable(entry, f"only the first {index} of {count} frames can be decoded")
+
+
+def _has_content(path: str) -> bool:
+    try:
+        return os.path.getsize(path) > 0
+    except OSError:
+        return True  # what is wrong shows when it is opened
 
 
 def _what(entry: str) -> str:

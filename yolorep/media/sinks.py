@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
+import math
 import os
 import re
 import subprocess
 import sys
 from abc import ABC, abstractmethod
+from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import ExitStack
+from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
 from typing import TextIO, TypeVar
@@ -22,18 +26,24 @@ from numpy.typing import NDArray
 
 from yolorep.detections import Detections, class_name, yolo_text
 from yolorep.errors import UserError
-from yolorep.files import atomic_write, write_text
+from yolorep.files import atomic_write, errors_named, fit_stem, valid_text, write_text
 from yolorep.images import WRITTEN_SUFFIXES, write_image
-from yolorep.media.frames import Frame
+from yolorep.media.frames import Frame, open_capture, opencv_name
 
 Image = NDArray[np.uint8]
 SinkT = TypeVar("SinkT", bound="Sink")
 #: Frames a second of a video whose source does not tell.
 DEFAULT_FPS = 30.0
+#: What MPEG-4 can express, and OpenCV takes.
+LEAST_FPS, MOST_FPS = 0.0011, 65535
 
 
 class Sink(ABC):
     """Takes results one by one. A context manager: leaving it, by an exception too, finishes what was begun."""
+
+    def takes(self, frame: Frame) -> bool:
+        """Whether it writes anything for such a frame; :meth:`write` passes over any other."""
+        return True
 
     @abstractmethod
     def write(self, frame: Frame, detections: Detections, drawn: Image) -> None:
@@ -43,6 +53,10 @@ class Sink(ABC):
             frame: what was looked at.
             detections: what was found, in pixels of ``frame.image``.
             drawn: ``frame.image`` with boxes, BGR.
+
+        Raises:
+            UserError: if this one cannot be written; others may be.
+            OSError: if no other can be written either, see :data:`yolorep.files.DISK_ERRORS`.
         """
 
     def close(self) -> None:  # noqa: B027 (most sinks have nothing to finish)
@@ -58,7 +72,7 @@ class Sink(ABC):
 
 
 class OutputNames:
-    """File names without a folder or suffix, so that no two results share one."""
+    """File names without a folder or suffix, which file systems take, so that no two results share one."""
 
     def __init__(self) -> None:
         self._of_input: dict[str, str] = {}
@@ -78,14 +92,14 @@ class OutputNames:
     def of_frame(self, frame: Frame) -> str:
         """Returns the input's name, for a video with the number of the frame, counted from 1."""
         name = self.of(frame.path)
-        return self.claim(f"{name}_{frame.index + 1}") if frame.is_video else name
+        return self.claim(name, f"_{frame.index + 1}") if frame.is_video else name
 
-    def claim(self, name: str) -> str:
-        """Returns ``name``, or ``name_2``, ``name_3``, … if it is taken."""
-        free, number = name, 1
+    def claim(self, name: str, tail: str = "") -> str:
+        """Returns ``name`` and ``tail``, ending in ``_2``, ``_3``, … if that is taken; a name too long is cut."""
+        free, number = fit_stem(name, tail), 1
         while free.lower() in self._taken:  # file systems may not tell A from a
             number += 1
-            free = f"{name}_{number}"
+            free = fit_stem(name, f"{tail}_{number}")
         self._taken.add(free.lower())
         return free
 
@@ -97,8 +111,11 @@ class ImageSink(Sink):
         self._folder = folder
         self._names = names
 
+    def takes(self, frame: Frame) -> bool:
+        return not frame.is_video
+
     def write(self, frame: Frame, detections: Detections, drawn: Image) -> None:
-        if not frame.is_video:
+        if self.takes(frame):
             suffix = Path(frame.path).suffix.lower()
             suffix = suffix if suffix in WRITTEN_SUFFIXES else ".jpg"
             target = self._folder / f"{self._names.of(frame.path)}{suffix}"
@@ -119,8 +136,11 @@ class VideoSink(Sink):
         self._count = 0
         self._file = ExitStack()
 
+    def takes(self, frame: Frame) -> bool:
+        return frame.is_video
+
     def write(self, frame: Frame, detections: Detections, drawn: Image) -> None:
-        if not frame.is_video:
+        if not self.takes(frame):
             return
         if frame.path != self._source:
             self.close()
@@ -138,9 +158,7 @@ class VideoSink(Sink):
         with self._file:
             written = max(_count_frames(self._temporary), 0)
             if written < self._count:
-                raise UserError(
-                    f"{self._target}: {written} of {self._count} frames could be written; is the disk full?"
-                )
+                raise OSError(errno.ENOSPC, f"{written} of {self._count} frames are in it; is the disk full?")
 
     def _open(self, frame: Frame) -> None:
         self._target = self._folder / f"{self._names.of(frame.path)}.mp4"
@@ -152,7 +170,7 @@ class VideoSink(Sink):
         self._temporary = self._file.enter_context(atomic_write(self._target))
         # mp4v is encoded by every build of OpenCV; H.264 by few, for its licence.
         writer = cv2.VideoWriter(
-            str(self._temporary), cv2.VideoWriter.fourcc(*"mp4v"), frame.fps or DEFAULT_FPS, self._size
+            opencv_name(str(self._temporary)), cv2.VideoWriter.fourcc(*"mp4v"), _encoded_rate(frame.fps), self._size
         )
         if not writer.isOpened():
             with self._file:  # removes the empty file
@@ -197,9 +215,11 @@ class CsvSink(Sink):
 
     def __init__(self, path: Path, class_names: Sequence[str]) -> None:
         self._class_names = class_names
+        self._path = path
         self._file = _open_text(path)
         self._rows = csv.writer(self._file, lineterminator="\n")
-        self._rows.writerow(self.COLUMNS)
+        with errors_named(path):
+            self._rows.writerow(self.COLUMNS)
 
     def write(self, frame: Frame, detections: Detections, drawn: Image) -> None:
         for box, confidence, class_id in zip(
@@ -209,10 +229,12 @@ class CsvSink(Sink):
             corners = [f"{value:.2f}" for value in box]
             name = class_name(self._class_names, class_id)
             self._rows.writerow([frame.path, number, class_id, name, f"{confidence:.4f}", *corners])
-        self._file.flush()
+        with errors_named(self._path):
+            self._file.flush()
 
     def close(self) -> None:
-        self._file.close()
+        with errors_named(self._path):
+            self._file.close()
 
 
 class JsonSink(Sink):
@@ -223,6 +245,7 @@ class JsonSink(Sink):
     """
 
     def __init__(self, path: Path, names: OutputNames) -> None:
+        self._path = path
         self._names = names
         self._stack = ExitStack()
         temporary = self._stack.enter_context(atomic_write(path))  # no list without its closing bracket
@@ -230,22 +253,23 @@ class JsonSink(Sink):
         self._separator = "[\n"
 
     def write(self, frame: Frame, detections: Detections, drawn: Image) -> None:
-        name = self._names.of(frame.path)
+        name, path = valid_text(self._names.of(frame.path)), valid_text(frame.path)
         image_id: str | int = int(name) if name.isdecimal() else name
-        entry = {"image_id": image_id, "file_name": frame.path}
+        entry = {"image_id": image_id, "file_name": path}
         if frame.is_video:
-            entry = {"image_id": f"{name}_{frame.index + 1}", "file_name": frame.path, "frame": frame.index + 1}
+            entry = {"image_id": f"{name}_{frame.index + 1}", "file_name": path, "frame": frame.index + 1}
         for (x1, y1, x2, y2), score, class_id in zip(
             detections.xyxy.tolist(), detections.confidence.tolist(), detections.class_id.tolist(), strict=True
         ):
             bbox = [round(value, 3) for value in (x1, y1, x2 - x1, y2 - y1)]
-            self._file.write(self._separator)
-            json.dump({**entry, "category_id": class_id, "bbox": bbox, "score": round(score, 5)}, self._file)
+            text = json.dumps({**entry, "category_id": class_id, "bbox": bbox, "score": round(score, 5)})
+            with errors_named(self._path):
+                self._file.write(self._separator + text)  # at once, for Ctrl-C may come at any moment
             self._separator = ",\n"
 
     def close(self) -> None:
-        self._file.write("[]\n" if self._separator == "[\n" else "\n]\n")
-        self._stack.close()
+        with self._stack:  # a file that cannot be finished is removed
+            self._file.write("\n]\n" if self._file.tell() else "[]\n")
 
 
 class CropSink(Sink):
@@ -255,15 +279,17 @@ class CropSink(Sink):
         self._folder = folder
         self._names = names
         self._class_names = class_names
-        self._crops = OutputNames()
+        self._of_class: defaultdict[str, OutputNames] = defaultdict(OutputNames)
 
     def write(self, frame: Frame, detections: Detections, drawn: Image) -> None:
-        name = self._names.of(frame.path) + (f"_{frame.index + 1}" if frame.is_video else "")
+        number = f"_{frame.index + 1}" if frame.is_video else ""
         for crop, class_id in zip(detections.crop(frame.image), detections.class_id.tolist(), strict=True):
             if crop.size:
                 # Names come from the weights file: they must not lead out of the folder.
                 label = re.sub(r"[^\w\- ]", "_", class_name(self._class_names, class_id)).strip() or str(class_id)
-                write_image(self._folder / f"{self._crops.claim(f'{label}/{name}')}.jpg", crop)
+                label = fit_stem(label)
+                name = self._of_class[label.lower()].claim(self._names.of(frame.path), number)
+                write_image(self._folder / label / f"{name}.jpg", crop)
 
 
 class ViewSink(Sink):
@@ -319,16 +345,25 @@ def _spare_originals(target: Path, source: str) -> None:
         )
 
 
+def _encoded_rate(fps: float | None) -> float:
+    """The nearest rate that the encoder takes: thousandths whose reduced fraction has a numerator of 16 bits."""
+    if fps is None or not 0 < fps < math.inf:
+        return DEFAULT_FPS
+    rates = (Fraction(round(Fraction(fps) * scale), scale) for scale in (1000, 100, 10, 1))
+    rate = next((rate for rate in rates if rate.numerator <= MOST_FPS), MOST_FPS)
+    return float(max(rate, LEAST_FPS))
+
+
 def _open_text(path: Path) -> TextIO:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        return path.open("w", encoding="utf-8", newline="")
+        return path.open("w", encoding="utf-8", errors="backslashreplace", newline="")
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror}); choose a writable folder") from error
 
 
 def _count_frames(path: Path) -> int:
-    capture = cv2.VideoCapture(str(path))
+    capture = open_capture(str(path))
     try:
         return int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
     finally:

@@ -6,13 +6,15 @@ import glob
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import cv2
 
 from yolorep.console import say
 from yolorep.errors import UserError, suggest
-from yolorep.images import IMAGE_SUFFIXES
+from yolorep.files import distinct_files
+from yolorep.images import IMAGE_SUFFIXES, Note, passed_over
 from yolorep.media.connections import Patience, connect
 from yolorep.media.frames import VIDEO_SUFFIXES, Frame, Unreadable, is_image, read_frames
 from yolorep.media.live import SCREEN, open_screen, open_stdin
@@ -28,7 +30,7 @@ def open_source(
     *,
     vid_stride: int = 1,
     reconnect_timeout: float | None = None,
-    report: Callable[[str], None] = say,
+    note: Note | None = None,
     patience: Patience | None = None,
     connect: Connect = connect,
 ) -> Iterator[Frame | Unreadable]:
@@ -47,7 +49,9 @@ def open_source(
             unless a file is called that, for screenshots without end. Nothing else is ever fetched from a network.
         vid_stride: yield every N-th frame of videos and streams, the first one included.
         reconnect_timeout: seconds without a frame after which a live source is given up; for ever if None.
-        report: is given a line, at the iterator's turn, whenever a live source is connected, lost, back, …
+        note: called with a line about files of a folder that are passed over, with one about unusual numbers in
+            images, how they are taken, and, at the iterator's turn, whenever a live source is connected, lost, back, …
+            The last are printed if it is None.
         patience: how long live sources are waited for.
         connect: opens live sources.
 
@@ -70,12 +74,18 @@ def open_source(
         return open_stdin(vid_stride=vid_stride)
     if _is_screen(source):
         return open_screen()
-    entries = _find(source)
+    entries = _find(source, note)
     shown = _shown(entries)
+    said: set[str] = set()
+
+    def once(path: str, line: str) -> None:
+        if note and line not in said:
+            note(f"{path}: {line}")
+        said.add(line)
 
     def opened(position: int, entry: str | Unreadable) -> Iterator[Frame | Unreadable] | Stream:
         if isinstance(entry, Unreadable) or not is_stream(entry) or is_image(entry):
-            return _read(entry, position, vid_stride)
+            return _read(entry, position, vid_stride, once)
         return Stream(
             entry,
             path=shown[entry],
@@ -89,7 +99,7 @@ def open_source(
     everything = [opened(position, entry) for position, entry in enumerate(entries)]
     # Live sources begin at once, not behind the files before them.
     everything.sort(key=lambda one: not (isinstance(one, Stream) and one.settled))
-    return read_together(everything, report=report)
+    return read_together(everything, report=note or say)
 
 
 def is_one_image(source: str | Path) -> bool:
@@ -102,7 +112,7 @@ def is_live(source: str | Path) -> bool:
     """Whether ``source`` has no end: a camera, the screen, a URL that is not of a file, or a list of any such."""
     source = str(source)
     if suffix_of(source) in LIST_SUFFIXES and "://" not in source and os.path.isfile(os.path.expanduser(source)):
-        return any(isinstance(entry, str) and is_live(entry) for entry in _find(source))
+        return any(isinstance(entry, str) and is_live(entry) for entry in _find(source, None))
     return _is_screen(source) or source.isdecimal() or scheme_of(source) in URL_SCHEMES - WEB_SCHEMES
 
 
@@ -113,12 +123,14 @@ def _quiet_opencv() -> None:
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # AV_LOG_QUIET; read when the first video is opened
 
 
-def _read(entry: str | Unreadable, position: int, vid_stride: int) -> Iterator[Frame | Unreadable]:
+def _read(
+    entry: str | Unreadable, position: int, vid_stride: int, note: Callable[[str, str], None]
+) -> Iterator[Frame | Unreadable]:
     if isinstance(entry, Unreadable):
         yield entry
         return
     path = without_secrets(entry) if is_stream(entry) else entry
-    for item in read_frames(entry, position=position, vid_stride=vid_stride):
+    for item in read_frames(entry, position=position, vid_stride=vid_stride, note=partial(note, path)):
         yield item if path == entry else replace(item, path=path)
 
 
@@ -139,13 +151,17 @@ def _is_screen(source: str) -> bool:
     return source == SCREEN and not os.path.exists(source)
 
 
-def _find(source: str) -> list[str | Unreadable]:
+def _find(source: str, note: Note | None) -> list[str | Unreadable]:
     """Lists the inputs ``source`` names."""
     if is_stream(source):
         return [source]
     path = os.path.expanduser(source)
     if os.path.isdir(path):
-        return _media(f"folder '{source}'", [os.path.join(path, name) for name in os.listdir(path)])
+        files = [os.path.join(path, name) for name in os.listdir(path)]
+        media = _media(f"folder '{source}'", files)
+        if note and (others := passed_over(path for path in files if not _is_media(path))):
+            note(f"{source}: {others}")
+        return media
     if os.path.isfile(path):
         if suffix_of(path) in LIST_SUFFIXES:
             return _find_listed(path)
@@ -167,20 +183,19 @@ def _find_listed(path: str) -> list[str | Unreadable]:
         raise UserError(f"{path}: expected text, one path or URL a line; cannot read it ({error})") from error
     folder = os.path.dirname(path)
     entries: list[str | Unreadable] = []
+    files: set[str] = set()
     for line in dict.fromkeys(line for line in lines if line and not line.startswith("#")):
         candidates = [os.path.join(folder, os.path.expanduser(line)), os.path.expanduser(line)]
         found = next((candidate for candidate in candidates if os.path.exists(candidate)), None)
         if is_stream(line):
             entries.append(line)
         elif found is None:
-            entries.append(
-                Unreadable(
-                    without_secrets(line), f"listed in {path}, found neither beside it nor in the working directory"
-                )
-            )
+            reason = f"listed in {path}, found neither beside it nor in the working directory"
+            entries.append(Unreadable(without_secrets(line), reason))
         elif not (_is_media(found) or (os.path.isfile(found) and is_image(found))):
             entries.append(Unreadable(without_secrets(line), f"listed in {path}, is neither an image nor a video"))
-        else:
+        elif (real := os.path.realpath(found)) not in files:
+            files.add(real)
             entries.append(found)
     if not entries:
         raise UserError(f"{path}: expected one path, URL or camera index a line, found none")
@@ -208,7 +223,7 @@ def _not_found(source: str, path: str) -> str:
 
 def _media(where: str, paths: list[str]) -> list[str | Unreadable]:
     """Picks the images and videos, sorted."""
-    media: list[str | Unreadable] = [path for path in sorted(paths) if _is_media(path)]
+    media: list[str | Unreadable] = [*distinct_files(path for path in sorted(paths) if _is_media(path))]
     if not media:
         raise UserError(
             f"{where}: expected images ({_known(IMAGE_SUFFIXES)}) or videos ({_known(VIDEO_SUFFIXES)}), "

@@ -43,7 +43,6 @@ class StreamVideoSink(Sink):
         self._of_streams: dict[tuple[str, tuple[int, ...]], _Video] = {}
 
     def takes(self, frame: Frame) -> bool:
-        """Whether it writes anything for such a frame."""
         return frame.is_video
 
     def write(self, frame: Frame, detections: Detections, drawn: Image) -> None:

@@ -13,6 +13,8 @@ from yolorep.defaults import IMAGE_SIZE
 
 BORDER = 114
 Shape = tuple[int, int]
+#: How large images are wanted: their long side in pixels, or the (height, width) that they are fitted into.
+Size = int | Shape
 
 
 @dataclass(frozen=True)
@@ -33,8 +35,8 @@ class Geometry:
         if not 0 <= self.pad < math.inf:
             raise ValueError(f"pad: expected at least 0 strides, found {self.pad}")
 
-    def size(self, asked: int | None = None) -> int:
-        """The long side asked for; else the one that is remembered, or else :data:`yolorep.defaults.IMAGE_SIZE`."""
+    def size(self, asked: Size | None = None) -> Size:
+        """The size asked for; else the one that is remembered, or else :data:`yolorep.defaults.IMAGE_SIZE`."""
         return next(size for size in (asked, self.image_size, IMAGE_SIZE) if size is not None)
 
 
@@ -43,19 +45,25 @@ def round_up(size: int, stride: int) -> int:
     return math.ceil(size / stride) * stride
 
 
-def rect_shape(source: Shape, image_size: int, stride: int, *, pad: float = 0.5) -> Shape:
-    """The rectangular network input for an image: long side about ``image_size``, both multiples of ``stride``.
+def bounds(size: Size) -> Shape:
+    """The (height, width) that images are fitted into: of a long side, a square."""
+    return (size, size) if isinstance(size, int) else size
+
+
+def rect_shape(source: Shape, image_size: Size, stride: int, *, pad: float = 0.5) -> Shape:
+    """The rectangular network input for an image: about ``image_size``, both sides multiples of ``stride``.
 
     Args:
         source: (height, width) of the image.
-        image_size: wanted long side in pixels.
+        image_size: wanted long side in pixels, or (height, width) to fit it into.
         stride: largest stride of the network.
         pad: in strides, added before rounding up. Evaluation uses 0.5 as YOLOv5 does (a square image at 640 becomes
             672), detection 0.
     """
-    longest = max(source)
+    most = bounds(image_size)
+    gain = min(most[0] / source[0], most[1] / source[1])
     # Rounded to 1e-9 strides first: 480 * (640/640) / 32 must not become 16 through float noise.
-    height, width = (math.ceil(round(side / longest * image_size / stride + pad, 9)) * stride for side in source)
+    height, width = (max(math.ceil(round(side * gain / stride + pad, 9)), 1) * stride for side in source)
     return height, width
 
 
@@ -78,18 +86,17 @@ class LetterBox:
     left: int
 
     @classmethod
-    def plan(cls, source: Shape, target: Shape, *, image_size: int | None = None) -> LetterBox:
+    def plan(cls, source: Shape, target: Shape, *, image_size: Size | None = None) -> LetterBox:
         """Fits ``source`` into ``target``, centred, aspect ratio kept.
 
         Args:
             source: (height, width) of the image.
             target: (height, width) of the network input.
-            image_size: the long side grows no further than this, so that the border which ``rect_shape`` adds for
+            image_size: the image grows no further than this, so that the border which ``rect_shape`` adds for
                 evaluation stays a border.
         """
-        gain = min(target[0] / source[0], target[1] / source[1])
-        if image_size is not None:
-            gain = min(gain, image_size / max(source))
+        most = bounds(image_size) if image_size is not None else target
+        gain = min(min(target[i], most[i]) / source[i] for i in (0, 1))
         resized = min(round(source[0] * gain), target[0]), min(round(source[1] * gain), target[1])
         resized = max(resized[0], 1), max(resized[1], 1)
         # Rounding half a pixel down puts the odd border row below and to the right, as YOLOv5 does.

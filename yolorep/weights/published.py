@@ -306,7 +306,7 @@ def _fetch(source: str) -> Path:
         ) from None
     try:
         return Path(huggingface_hub.hf_hub_download(source, _HUB_FILE))
-    except (OSError, ValueError) as error:  # what the hub's own errors are
+    except (OSError, ValueError, RuntimeError) as error:  # what the hub's own errors are; a user without a home folder
         reason = str(error).strip().splitlines()
         raise UserError(
             f"{source}: no such file, and the Hugging Face hub did not give its {_HUB_FILE}: "
