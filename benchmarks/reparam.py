@@ -22,10 +22,10 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-import onnxruntime
 import torch
 from torch import Tensor, nn
 
+from yolorep.formats.onnx import import_onnxruntime
 from yolorep.inference.open import load_model
 from yolorep.models.classifier import Classifier
 from yolorep.models.detector import build_network
@@ -58,7 +58,7 @@ def main() -> int:
         (name, load_model(name)) for name in args.weights
     ]
     print(f"{platform.processor() or platform.machine()}, {args.threads} threads, torch {torch.__version__}, ", end="")
-    print(f"onnxruntime {onnxruntime.__version__}; medians in ms\n")
+    print(f"onnxruntime {import_onnxruntime().__version__}; medians in ms\n")
     print("| model | engine | px | batch | unfused | fused | ratio | timm fused | timm / ours |\n" + "|---" * 9 + "|")
     for name, model in models:
         forms: dict[str, nn.Module] = {"unfused": model, "fused": fuse(model)[0]}
@@ -132,6 +132,7 @@ def _onnx(form: nn.Module, images: Tensor, threads: int) -> Callable[[], Tensor]
             )
         assert program is not None
         program.save(path)
+        onnxruntime = import_onnxruntime()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])

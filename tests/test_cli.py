@@ -236,6 +236,20 @@ def test_exit_codes(raised: BaseException, code: int, monkeypatch: pytest.Monkey
     assert cli.main(["train"]) == code
 
 
+@pytest.mark.parametrize(
+    ("said", "line"), [("", "start again with the same command"), ("go on with --resume", "go on with --resume")]
+)
+def test_an_interruption_says_how_to_go_on(
+    said: str, line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(argv: Any) -> None:
+        raise KeyboardInterrupt(*filter(None, [said]))
+
+    monkeypatch.setattr(cli, "run", fail)
+    assert cli.main(["train"]) == 130
+    assert capsys.readouterr().err == f"interrupted: {line}\n"
+
+
 @pytest.mark.parametrize("command", [[], *([name] for name in cli.COMMANDS)])
 def test_help_is_tidy(command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("COLUMNS", "1000")  # nothing is wrapped

@@ -92,11 +92,12 @@ def test_what_is_not_found(
 
 def test_all_faults_in_one_line() -> None:
     with pytest.raises(UserError) as raised:
-        validate(Hyp, {"lr": 0.1, "lrf": -1, "mosaic": 2}, source="hyp.yaml")
+        validate(Hyp, {"hsv": 0.1, "lr": 0.1, "lrf": -1, "mosaic": 2}, source="hyp.yaml")
     message = str(raised.value)
     assert "\n" not in message
-    for part in ("lr: unknown key (did you mean", "lrf: expected", "mosaic: expected"):
+    for part in ("hsv: unknown key (did you mean", "lr: unknown key", "lrf: expected", "mosaic: expected"):
         assert part in message, message
+    assert "'lrf'" not in message  # it is in its place
 
 
 @pytest.mark.parametrize("key", ["momentum", "warmup_momentum"])

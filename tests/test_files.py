@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import pytest
 
 from yolorep.errors import UserError
-from yolorep.files import atomic_write, new_run_dir, write_text
+from yolorep.files import SteadyFile, atomic_write, errors_named, new_run_dir, write_text
 
 
 def test_replaces_only_when_complete(tmp_path: Path) -> None:
@@ -61,3 +62,25 @@ def test_a_folder_that_cannot_be_made() -> None:
         new_run_dir("/proc/nothing", "exp")
     with pytest.raises(UserError, match="choose a writable folder"):
         write_text(Path("/proc/nothing/file"), "x")
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_a_steady_file_keeps_an_error_for_later(error: BaseException) -> None:
+    """A writer in C++ would end the process."""
+
+    class Full(io.BytesIO):
+        def write(self, data: object) -> int:
+            raise error
+
+    file = SteadyFile(Full())
+    assert file.write(b"half") == 4 and file.write(b"a file") == 6
+    with pytest.raises(type(error)):
+        file.check()
+
+
+def test_errors_name_the_file_as_the_user_knows_it(tmp_path: Path) -> None:
+    with (
+        pytest.raises(OSError, match=r"could not be written \(No space left\): '.*/a.csv'"),
+        errors_named(tmp_path / "a.csv"),
+    ):
+        raise OSError(28, "No space left")

@@ -32,6 +32,7 @@ from yolorep.options import (
     ValOptions,
     flag,
 )
+from yolorep.signals import StopSignals
 from yolorep.version import __version__
 
 #: Command to its options; ``yolorep.commands.<command>`` runs it.
@@ -64,19 +65,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: command and flags; ``sys.argv`` by default.
 
     Returns:
-        The exit code: 0 done, 2 the user's input is wrong, 130 interrupted, 141 nobody reads any more what is printed,
-        1 anything else.
+        The exit code: 0 done, 2 the user's input is wrong, 128 + n ended by signal n (130: Ctrl-C; 141: nobody
+        reads any more what is printed), 1 anything else.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     open_closed_streams()
+    with StopSignals() as signals:
+        try:
+            code = _exit_code(argv)
+        except KeyboardInterrupt as error:
+            signals.nothing_is_left()
+            how = "interrupted" if signals.received in (None, signal.SIGINT) else f"ended by {signals.received.name}"
+            print(one_line(f"{how}: {str(error) or 'start again with the same command'}"), file=sys.stderr)
+            return signals.exit_code
+        return signals.exit_code if signals.received else code
+
+
+def _exit_code(argv: Sequence[str]) -> int:
     try:
         run(argv)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt as error:
-        print(f"interrupted{': ' if str(error) else ''}{error}", file=sys.stderr)
-        return 130
     except YolorepError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

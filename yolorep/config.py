@@ -149,7 +149,8 @@ def validate(schema: type[Model], value: Any, *, source: str | Path) -> Model:
         for fault in error.errors():
             key = ".".join(map(str, fault["loc"]))
             if fault["type"] == "extra_forbidden":
-                faults.append(f"{key:.40}: unknown key{suggest(str(fault['loc'][-1]), schema.model_fields)}")
+                hint = suggest(str(fault["loc"][-1]), schema.model_fields, taken=value)
+                faults.append(f"{key:.40}: unknown key{hint}")
             elif fault["type"] == "missing":
                 faults.append(f"{key}: missing")
             else:
@@ -168,7 +169,7 @@ def check_options(options: type[Options], values: Mapping[str, Any], *, source: 
     types = get_type_hints(options)
     for key, value in values.items():
         if key not in known:
-            raise UserError(f"{source}: unknown option {key!r:.40}{suggest(str(key), known)}")
+            raise UserError(f"{source}: unknown option {key!r:.40}{suggest(str(key), known, taken=values)}")
         try:
             TypeAdapter(types[key]).validate_python(value, strict=True)
         except ValidationError:
@@ -191,7 +192,7 @@ class Recipe(BaseModel):
         ignored: Keys that YOLOv5's files have and nothing here reads, and why: said where one is set.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     ignored: ClassVar[dict[str, str]] = {}
 
 
@@ -208,7 +209,7 @@ class Hyp(Recipe):
     lrf: Positive = 0.01
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.937
     weight_decay: NotNegative = 0.0005
-    warmup_epochs: NotNegative = 3.0
+    warmup_epochs: Annotated[float, Field(ge=0, le=1e6)] = 3.0
     warmup_share: Share = 1.0  # the warm-up takes at most this share of the run
     warmup_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.8
     warmup_bias_lr: NotNegative = 0.1

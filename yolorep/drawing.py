@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from functools import cache, lru_cache
-from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import cv2
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from yolorep.detections import class_name
+from yolorep.fonts import Fonts, default_font, machine_fonts
 
 if TYPE_CHECKING:
     from PIL.ImageFont import FreeTypeFont, ImageFont
@@ -38,6 +38,7 @@ def draw(
     line_thickness: int | None = None,
     hide_labels: bool = False,
     hide_conf: bool = False,
+    fonts: Fonts | None = None,
 ) -> Image:
     """Draws detections on a copy of an image.
 
@@ -48,6 +49,8 @@ def draw(
         line_thickness: box lines in pixels, text grows with them; by image size if None.
         hide_labels: boxes only.
         hide_conf: names without confidences.
+        fonts: what names are drawn with; by default what the machine has. A name that no font has letters for is shown
+            as its class's number.
 
     Returns:
         A new image of the same shape.
@@ -63,13 +66,15 @@ def draw(
         cv2.rectangle(canvas, (x1, y1), (x2, y2), colour, line)
     if hide_labels:
         return canvas
+    fonts = fonts or machine_fonts()
     # All labels after all boxes: no line crosses a text.
     for i in order:
         class_id = int(detections.class_id[i])
-        text = " ".join(class_name(names, class_id).split())  # in one line
+        text = fonts.readable(" ".join(class_name(names, class_id).split()), class_id)  # in one line
         if not hide_conf:
             text += f" {detections.confidence[i]:.2f}"
-        _draw_label(canvas, text, tuple(corners[i].tolist()), class_colour(class_id), line)
+        mask = _text_mask(text, 4 * line + 6, fonts)
+        _draw_label(canvas, mask, tuple(corners[i].tolist()), class_colour(class_id), line)
     return canvas
 
 
@@ -91,10 +96,9 @@ def text_colour(background: Colour) -> Colour:
     return (0, 0, 0) if luminance > 0.179 else (255, 255, 255)
 
 
-def _draw_label(canvas: Image, text: str, corners: tuple[int, ...], colour: Colour, line: int) -> None:
-    """Puts a filled label on top of a box, inside it where there is no room above, always within the image."""
+def _draw_label(canvas: Image, mask: NDArray[np.float32], corners: tuple[int, ...], colour: Colour, line: int) -> None:
+    """Puts a text, filled around, on top of a box, inside it where there is no room above, always within the image."""
     x1, y1, _, _ = corners
-    mask = _text_mask(text, 4 * line + 6)
     padding = max(2, line)
     height, width = mask.shape[0] + 2 * padding, mask.shape[1] + 2 * padding
     edge = line // 2
@@ -109,32 +113,30 @@ def _draw_label(canvas: Image, text: str, corners: tuple[int, ...], colour: Colo
 
 
 @lru_cache(maxsize=1024)
-def _text_mask(text: str, size: int) -> NDArray[np.float32]:
-    """Renders one line of text: (height, width) coverage in 0..1. Its height depends on the size only."""
+def _text_mask(text: str, size: int, fonts: Fonts) -> NDArray[np.float32]:
+    """Renders one line of text: (height, width) coverage in 0..1. Its height depends on the size, as a rule only."""
     # OpenCV's own fonts know ASCII only and are not smooth; class names are in every language.
     from PIL import Image as PillowImage
     from PIL import ImageDraw
 
-    font = _font(size)
-    _, top, _, bottom = font.getbbox("Ålpqg|")
-    left, _, right, _ = font.getbbox(text)
+    runs = [(run.text, _font(run.file, size)) for run in fonts.runs(text)]
+    boxes = [font.getbbox(part, anchor="ls") for part, font in runs]
+    _, top, _, bottom = _font(default_font(), size).getbbox("Ålpqg|", anchor="ls")
+    top, bottom = min(top, *(box[1] for box in boxes)), max(bottom, *(box[3] for box in boxes))
+    starts = [0.0, *itertools.accumulate(font.getlength(part) for part, font in runs)]
+    left, right = boxes[0][0], starts[-2] + boxes[-1][2]
     sheet = PillowImage.new("L", (max(1, math.ceil(right - left)), max(1, math.ceil(bottom - top))))
-    ImageDraw.Draw(sheet).text((-left, -top), text, fill=255, font=font)
+    for (part, font), start in zip(runs, starts, strict=False):
+        ImageDraw.Draw(sheet).text((start - left, -top), part, fill=255, font=font, anchor="ls")
     coverage: NDArray[np.float32] = np.asarray(sheet, dtype=np.float32) / np.float32(255)
     return coverage
 
 
 @cache
-def _font(size: int) -> FreeTypeFont | ImageFont:
+def _font(file: str | None, size: int) -> FreeTypeFont | ImageFont:
     from PIL import ImageFont
 
-    # matplotlib ships DejaVu Sans (Latin, Greek, Cyrillic, Arabic, …); found without paying for importing it.
-    spec = find_spec("matplotlib")
-    for folder in (spec.submodule_search_locations or []) if spec else []:
-        file = Path(folder, "mpl-data", "fonts", "ttf", "DejaVuSans-Bold.ttf")
-        if file.exists():
-            return ImageFont.truetype(str(file), size)
-    return ImageFont.load_default(size)
+    return ImageFont.truetype(file, size) if file else ImageFont.load_default(size)
 
 
 def _oklch_to_bgr(lightness: float, chroma: float, hue: float) -> Colour:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from contextlib import contextmanager
 
 #: Characters of an error's text that are shown.
 LONGEST_LINE = 2000
+#: Letters of a name that the closest one is looked for; the time it takes grows with their square.
+LONGEST_NAME = 200
 
 
 def one_line(text: str) -> str:
@@ -49,11 +51,20 @@ class ExportError(YolorepError):
     """An exported file does not compute what its model computes, or the format cannot express the model."""
 
 
-def suggest(name: str, choices: Iterable[str]) -> str:
-    """Returns ``" (did you mean 'X'?)"`` for the closest of ``choices``, or an empty string."""
+def suggest(name: str, choices: Iterable[str], *, taken: Container[object] = (), alike: float = 0.6) -> str:
+    """Returns ``" (did you mean 'X'?)"`` for the closest of ``choices``, or an empty string.
+
+    Args:
+        name: what was found.
+        choices: what is known.
+        taken: what is in its place already, and so was not meant.
+        alike: the least likeness, from 0 to 1: more where many names begin alike.
+    """
+    if len(str(name)) > LONGEST_NAME:
+        return ""
     by_lower = {choice.lower(): choice for choice in choices}
-    close = difflib.get_close_matches(str(name).lower(), by_lower, n=1)
-    return f" (did you mean '{by_lower[close[0]]}'?)" if close else ""
+    close = difflib.get_close_matches(str(name).lower(), by_lower, n=1, cutoff=alike)
+    return f" (did you mean '{by_lower[close[0]]}'?)" if close and by_lower[close[0]] not in taken else ""
 
 
 def first_line(error: Exception) -> str:

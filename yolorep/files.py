@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, Any
 
 from yolorep.errors import UserError
 
@@ -74,22 +75,21 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         raise _cannot_write(path, error) from error
     new, old = work / path.name, work / "old"
     try:
-        new.mkdir()
-        yield new
-        for file in new.rglob("*"):
-            if file.is_file():
-                with file.open("rb") as written:
-                    os.fsync(written.fileno())
-        if path.exists():
-            path.rename(old)
-        try:
-            new.rename(path)
-        except OSError:
-            if old.exists():
-                old.rename(path)
-            raise
-    except OSError as error:
-        raise OSError(error.errno, f"could not be written ({error.strerror or error})", str(path)) from error
+        with errors_named(path):
+            new.mkdir()
+            yield new
+            for file in new.rglob("*"):
+                if file.is_file():
+                    with file.open("rb") as written:
+                        os.fsync(written.fileno())
+            if path.exists():
+                path.rename(old)
+            try:
+                new.rename(path)
+            except BaseException:  # Ctrl-C too must not leave the place empty
+                if old.exists() and not path.exists():
+                    old.rename(path)
+                raise
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
@@ -165,6 +165,35 @@ def errors_named(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise OSError(error.errno, f"could not be written ({error.strerror or error})", str(path)) from error
+
+
+class SteadyFile:
+    """A file for writers in C++, which end the process where Python would raise: it keeps the error for later.
+
+    Args:
+        file: where to write to, open.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._error: BaseException | None = None
+
+    def write(self, data: Any) -> int:
+        """Takes bytes; after an error it only pretends to."""
+        if self._error is None:
+            try:
+                self._file.write(data)
+            except BaseException as error:  # Ctrl-C too
+                self._error = error
+        return len(data)
+
+    def flush(self) -> None:
+        """Nothing: closing the file does."""
+
+    def check(self) -> None:
+        """Raises what went wrong, if anything did."""
+        if self._error is not None:
+            raise self._error
 
 
 def write_text(path: Path, text: str) -> None:

@@ -61,8 +61,9 @@ def measure(
 
 
 def _onnxruntime(path: Path, threads: int) -> Run:
-    import onnxruntime
+    from yolorep.formats.onnx import import_onnxruntime
 
+    onnxruntime = import_onnxruntime()
     settings = onnxruntime.SessionOptions()
     settings.intra_op_num_threads = threads
     settings.log_severity_level = 3

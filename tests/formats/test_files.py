@@ -55,9 +55,8 @@ def test_foreign_onnx(tmp_path):
 
 
 def test_onnx_outputs_that_do_not_fit(tmp_path):
-    backend = OnnxBackend(write_onnx(tmp_path / "m.onnx"))
-    with pytest.raises(UserError, match=r"m.onnx: expected boxes .* found \(1, 3, 8, 8\)"):
-        backend(torch.zeros(1, 3, 8, 8, dtype=torch.uint8))
+    with pytest.raises(UserError, match=r"scores of shape \(any, any, 2\) .* found \(any, 3, any, any\)"):
+        OnnxBackend(write_onnx(tmp_path / "m.onnx"))
 
 
 def test_without_onnxruntime_the_extra_is_named(tmp_path, monkeypatch):

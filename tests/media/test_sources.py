@@ -283,7 +283,7 @@ def test_a_video_whose_name_does_not_decode(tmp_path: Path) -> None:
         ("media/notes.md", ["media/notes.md", "suffix '.md'", ".jpg", ".mp4", ".txt"]),
         ("media/*.md", ["pattern 'media/*.md'", "expected images", "1 other"]),
         ("media/folder.jpg", ["folder 'media/folder.jpg'", "found it empty"]),
-        ("x" * 5000, ["was not found"]),
+        ("x" * 5000, ["source 'xxx", "does not exist"]),
     ],
 )
 def test_wrong_source(media: Path, source: str, parts: list[str]) -> None:

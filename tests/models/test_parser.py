@@ -142,7 +142,11 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "no head": (tiny(head=[[-1, 1, "Conv", [16]]]), "expected the last row to be a head"),
     "head in the middle": (rows([[[-1], 1, "Detect", ["nc", "anchors"]]]), "must be the last row"),
     "anchors for other levels": (tiny(anchors=ANCHORS[:1]), "expected anchors for 2 levels, found 1"),
-    "unknown key": (tiny(widht_multiple=1), "widht_multiple: unknown key .*'width_multiple'"),
+    "unknown key": (
+        {key: value for key, value in tiny(widht_multiple=1).items() if key != "width_multiple"},
+        "widht_multiple: unknown key .*'width_multiple'",
+    ),
+    "a key that is there": (tiny(width_multiples=1), "width_multiples: unknown key$"),
     "nc": (tiny(nc=0), "nc: expected a whole number of at least 1, found 0"),
     "nc a word": (tiny(nc="eval('1')"), "nc: expected a whole number"),
     "no rows": (tiny(backbone=[]), "backbone: expected a list of rows"),
@@ -176,6 +180,11 @@ def test_faults_are_named(value: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message) as raised:
         build_model(value)
     assert "\n" not in str(raised.value)
+
+
+def test_classes_of_the_data_have_a_limit_too() -> None:
+    with pytest.raises(UserError, match="model: expected at most 100,000 classes, found 100001"):
+        build_model(tiny(), num_classes=100_001)
 
 
 def test_all_faults_at_once() -> None:

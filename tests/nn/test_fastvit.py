@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import onnxruntime
 import pytest
 import timm
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from tests.randomize import randomize_
 from yolorep.errors import FuseError
+from yolorep.formats.onnx import import_onnxruntime
 from yolorep.nn.fastvit import (
     ConvFFN,
     FastViTStem,
@@ -402,7 +402,7 @@ def test_onnx_at_other_sizes(name: str, tmp_path: Path) -> None:
     path = tmp_path / "block.onnx"
     dynamic = {axis: torch.export.Dim(f"axis{axis}", min=1) for axis in (0, 2, 3)}
     torch.onnx.export(fused, (x.float(),), str(path), dynamo=True, dynamic_shapes=(dynamic,), verbose=False)
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    session = import_onnxruntime().InferenceSession(path, providers=["CPUExecutionProvider"])
     for size in SIZES:
         other = torch.randn(3, x.shape[1], *size)
         (output,) = session.run(None, {session.get_inputs()[0].name: other.numpy()})

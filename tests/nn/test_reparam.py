@@ -79,7 +79,11 @@ def test_mobileone_conv_equals_its_kernel(
 
 # Every row that is built for input and output channels.
 ROWS = {name: row for name, row in ROW_TYPES.items() if row.channels.__name__.startswith(("converts", "stays"))}
-EXTRA_ARGUMENTS = {"MobileOne": (2, 4, 2), "Focus": (3,), "Conv": (3, 2), "SPP": ((3, 5),), "C3TR": (2,)}
+EXTRA_ARGUMENTS = {"MobileOne": (2, 4, 2), "Focus": (3,), "Conv": (3, 2), "SPP": ((3, 5),), "C3TR": (2,)} | {
+    "C3SPP": ((3, 5),),
+    "nn.ConvTranspose2d": (4, 2, 1),
+    "DWConvTranspose2d": (2, 2),
+}
 CHANNELS = 32  # an attention head
 
 

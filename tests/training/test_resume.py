@@ -202,6 +202,7 @@ def test_exist_ok_refuses_an_unfinished_run(work: Path) -> None:
         ("data: null", r"args.yaml: data: expected str, found None"),
         ("freeze: 3", r"args.yaml: freeze: expected list\[int\] \| None, found 3"),
         ("optimizer: LION", "args.yaml: --optimizer: expected one of SGD, Adam, AdamW, found 'LION'"),
+        ("{epochs: 3}", "args.yaml: expected the options of a run, found none of data"),
         ("epoch: 3", "args.yaml: unknown option 'epoch' .did you mean 'epochs'"),
     ],
 )
@@ -210,15 +211,17 @@ def test_edited_options(work: Path, line: str, message: str) -> None:
     path.write_text(line)
     with pytest.raises(UserError, match=message):
         read_options(path)
-    path.write_text("{label_smoothing: 0, freeze: [1, 2], cache: null, cfg: a.yaml}")
-    assert read_options(path) == TrainOptions(freeze=[1, 2], cfg="a.yaml")
+    path.write_text("{data: b.yaml, label_smoothing: 0, freeze: [1, 2], cache: null, cfg: a.yaml}")
+    assert read_options(path) == TrainOptions(data="b.yaml", freeze=[1, 2], cfg="a.yaml")
 
 
 def test_resume_names_the_options_it_ignores(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(KeyboardInterrupt):
         train(options(work, epochs=2), StopAfter(3))
     capsys.readouterr()
-    resume = TrainOptions(resume="", project=str(work / "runs"), device="cpu", epochs=2, batch_size=4, log=["csv"])
+    resume = TrainOptions(
+        resume="", project=str(work / "runs"), device="cpu", epochs=2, batch_size=4, workers=1, log=["csv"]
+    )
     train(resume)
     assert "without effect: --batch-size, --log\n" in capsys.readouterr().out
 

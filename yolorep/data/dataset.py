@@ -7,7 +7,6 @@ import io
 import os
 import zlib
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -20,6 +19,7 @@ from yolorep.config import cache_dir
 from yolorep.console import progress, say
 from yolorep.data.annotations import Annotations, Truth
 from yolorep.data.cache import VERSION, file_state
+from yolorep.data.threads import for_images
 from yolorep.errors import UserError
 from yolorep.image_headers import limit_pixels, max_pixels
 from yolorep.images import ImageError, read_image
@@ -164,7 +164,7 @@ class DetectionDataset:
         def fill(index: int) -> None:
             pixels[self._starts[index] : self._starts[index + 1]] = self._decode(index).reshape(-1)
 
-        self._in_threads(fill, f"caching {needed / 1e9:.2f} GB in memory")
+        for_images(fill, range(len(self)), desc=f"caching {needed / 1e9:.2f} GB in memory")
         self._pixels = pixels
 
     def _fill_folder(self) -> None:
@@ -175,7 +175,7 @@ class DetectionDataset:
             if not file.exists():
                 self._store(index, file, self._decode(index))
 
-        self._in_threads(fill, "caching images on disk")
+        for_images(fill, range(len(self)), desc="caching images on disk")
 
     def _read_stored(self, index: int, file: Path) -> NDArray[np.uint8] | None:
         """An image kept on disk; None if it is not there, damaged, or another one."""
@@ -213,11 +213,6 @@ class DetectionDataset:
         state = f"{path}\0{file_state(path)} {self.image_size} {self._training} {VERSION}"
         key = hashlib.sha256(state.encode("utf-8", "surrogateescape")).hexdigest()
         return self._folder / key[:2] / f"{key[2:34]}.npy"
-
-    def _in_threads(self, function: object, desc: str) -> None:
-        with ThreadPoolExecutor(min(8, (os.cpu_count() or 1) + 1)) as pool:
-            for _ in progress(pool.map(function, range(len(self))), total=len(self), desc=desc, unit="images"):  # type: ignore[arg-type]
-                pass
 
 
 class Items(Protocol):

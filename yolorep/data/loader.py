@@ -2,26 +2,40 @@
 
 from __future__ import annotations
 
+import math
 import os
-import signal
-from collections.abc import Callable, Iterator, Sized
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sized
 from dataclasses import dataclass, replace
+from multiprocessing.process import BaseProcess
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Sampler, get_worker_info
 from torch.utils.data import Dataset as TorchDataset
 
 from yolorep.config import Hyp
 from yolorep.data import transforms
 from yolorep.data.dataset import Dataset, load_checked, resized_shape
+from yolorep.data.workers import (
+    PREFETCH,
+    Watch,
+    WorkerLost,
+    affordable_workers,
+    errors_where_batches_are_awaited,
+    free_shared_memory,
+    kill_stopped,
+    share,
+    start_worker,
+    too_many_files,
+)
 from yolorep.errors import UserError
 from yolorep.ops.letterbox import LetterBox, Size, bounds, rect_shape
 from yolorep.ops.prepare import letterboxed, write_rgb
+from yolorep.signals import stopping_held
 
 B = TypeVar("B")
 
@@ -165,11 +179,13 @@ class _TrainOrder(Sampler[_TrainKey]):
     ) -> None:
         self.sampler, self.batch_size, self.seed, self.epoch, self.mosaic = sampler, batch_size, seed, 0, True
         self.shape = bounds(square_side(dataset))
+        self.largest_shape = self.shape
         self.rect_shapes: NDArray[np.int64] | None = None
         if rect:
             sizes = dataset.annotations.sizes.tolist()
             shapes = [rect_shape((height, width), dataset.image_size, stride, pad=0.0) for height, width in sizes]
             self.rect_shapes = np.array(shapes, np.int64)
+            self.largest_shape = tuple(self.rect_shapes.max(axis=0).tolist())
             self.aspects = dataset.annotations.sizes[:, 0] / dataset.annotations.sizes[:, 1]
 
     def __len__(self) -> int:
@@ -193,33 +209,66 @@ class _TrainOrder(Sampler[_TrainKey]):
 
 
 class _Loader(Generic[B]):
-    """A torch loader whose items are whole batches, made from keys, in this process or in workers."""
+    """A torch loader whose items are whole batches, made from keys, in this process or in workers.
 
-    def __init__(self, make: Callable[[Any], B], keys: Any, *, workers: int, pin_memory: bool) -> None:
+    Attributes:
+        largest: bytes of the largest batch, or a bound.
+        workers: how many processes prepare batches.
+        short_of_memory: they are fewer than wanted for want of shared memory.
+    """
+
+    def __init__(
+        self, make: Callable[[Any], B], keys: Any, *, workers: int, pin_memory: bool, largest: int, what: str
+    ) -> None:
         workers = min(workers, len(keys), os.cpu_count() or 1)
+        self.largest = largest
+        self.workers = affordable_workers(workers, largest, free=free_shared_memory(), what=what) if workers else 0
+        self.short_of_memory = self.workers < workers
         self._keys = keys
         self._loader: DataLoader[Any] = DataLoader(
             _Guarded(make),
             batch_size=None,  # a key is a whole batch
             sampler=keys,
-            num_workers=workers,
+            num_workers=self.workers,
+            prefetch_factor=PREFETCH if self.workers else None,
             collate_fn=_unchanged,
-            worker_init_fn=_start_worker,
-            persistent_workers=workers > 0,
+            worker_init_fn=start_worker,
+            persistent_workers=self.workers > 0,
             pin_memory=pin_memory,
             generator=torch.Generator(),  # else every iteration would draw from the global one
         )
+        self._processes: list[BaseProcess] = []
+        weakref.finalize(self, kill_stopped, self._processes)  # before torch waits for them to end
 
     def __len__(self) -> int:
         return len(self._keys)
 
     def __iter__(self) -> Iterator[B]:
-        for batch in self._loader:
-            if isinstance(batch, UserError):
+        for batch in self._watched() if self.workers else self._loader:
+            if isinstance(batch, UserError | WorkerLost):
                 # A new one: raising a local variable makes a reference cycle, and the workers would be stopped by the
                 # garbage collector, which takes them ten seconds.
-                raise UserError(str(batch))
+                raise type(batch)(str(batch))
             yield batch
+
+    def _watched(self) -> Iterator[Any]:
+        """Batches of workers.
+
+        Raises:
+            WorkerLost: if one of them is dead or stopped.
+        """
+        batches: Iterable[Any] = self._loader
+        if not self._processes:
+            with stopping_held(), errors_where_batches_are_awaited():
+                batches = iter(self._loader)
+            self._processes.extend(self._loader._iterator._workers)  # type: ignore[union-attr]
+        with Watch(self._processes, self._loader._iterator._worker_result_queue) as watch:  # type: ignore[union-attr]
+            try:
+                yield from batches
+            except (RuntimeError, OSError, EOFError) as error:
+                if fault := watch.fault() or too_many_files(error):
+                    raise WorkerLost(fault) from None
+                raise
 
 
 class _Guarded(TorchDataset[Any]):
@@ -230,27 +279,22 @@ class _Guarded(TorchDataset[Any]):
 
     def __getitem__(self, key: Any) -> Any:
         try:
-            return self.make(key)
+            batch = self.make(key)
         except UserError as error:
             return error
+        return batch if get_worker_info() is None else share(batch)
 
 
 def _unchanged(batch: Any) -> Any:
     return batch
 
 
-def _start_worker(_: int) -> None:
-    # A worker is one of several: OpenCV threads of its own would only get in their way.
-    cv2.setNumThreads(0)
-    # Ctrl-C in a terminal reaches workers too; stopping them is the main process's business.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
 class TrainLoader(_Loader[Batch]):
     """Iterates over the batches of an epoch; see ``train_loader``."""
 
     def __init__(self, order: _TrainOrder, batches: _TrainBatches, *, workers: int, pin_memory: bool) -> None:
-        super().__init__(batches, order, workers=workers, pin_memory=pin_memory)
+        largest = order.batch_size * 3 * math.prod(order.largest_shape)
+        super().__init__(batches, order, workers=workers, pin_memory=pin_memory, largest=largest, what="training")
         self.dataset = batches.dataset
         self.batch_size = order.batch_size
         self._order = order
@@ -267,6 +311,10 @@ class TrainLoader(_Loader[Batch]):
 
 class EvalLoader(_Loader[EvalBatch]):
     """Iterates over the batches of a data set; see ``eval_loader``."""
+
+    def __init__(self, batches: _EvalBatches, keys: list[_EvalKey], *, workers: int, pin_memory: bool) -> None:
+        largest = max((len(key.indices) * 3 * math.prod(key.shape) for key in keys), default=0)
+        super().__init__(batches, keys, workers=workers, pin_memory=pin_memory, largest=largest, what="evaluation")
 
 
 def train_loader(

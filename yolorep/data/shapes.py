@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 import tempfile
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from yolorep.config import cache_dir
-from yolorep.console import progress
+from yolorep.data.threads import for_images
 from yolorep.errors import UserError, suggest
 
 Image = NDArray[np.uint8]
@@ -148,9 +146,7 @@ def _render_split(root: Path, split: str, options: ShapesOptions) -> None:
         (labels / f"{number:06}.txt").write_text("".join(lines), encoding="utf-8")
 
     count = getattr(options, split)
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        for _ in progress(pool.map(write, range(count)), total=count, desc=f"drawing shapes {split}", unit="images"):
-            pass
+    for_images(write, range(count), desc=f"drawing shapes {split}")
 
 
 def render_image(options: ShapesOptions, split: str, number: int) -> tuple[Image, NDArray[np.float64]]:

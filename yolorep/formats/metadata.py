@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from yolorep.errors import UserError
+from yolorep.errors import UserError, first_line
 from yolorep.ops.letterbox import BORDER, Geometry
 from yolorep.version import __version__
 
@@ -111,29 +111,65 @@ class Metadata:
         if "yolorep" not in strings:
             raise UserError(f"{path}: expected a file written by 'yolorep export', found one without its metadata")
         try:
-            values = {key: json.loads(strings[key]) for key in ("yolorep", "names", "stride", "strides", "fuse")}
-            image_size, batch_size = json.loads(strings["image_size"]), json.loads(strings["batch_size"])
-            if int(values["stride"]) < 1:
-                raise ValueError(f"stride {values['stride']}")
-            return cls(
-                names=tuple(str(name) for name in values["names"]),
-                stride=int(values["stride"]),
-                strides=tuple(int(stride) for stride in values["strides"]),
-                image_size=None if image_size is None else (int(image_size[0]), int(image_size[1])),
-                batch_size=None if batch_size is None else int(batch_size),
-                version=str(values["yolorep"]),
-                nms_free=_flag(strings.get("nms_free", "false")),  # files of before there was a choice need NMS
-                fuse=dict(values["fuse"]),
-                geometry=Geometry(**json.loads(strings.get("geometry", "{}"))),
-            )
-        except (KeyError, IndexError, TypeError, ValueError) as error:
-            raise UserError(
-                f"{path}: expected the metadata of 'yolorep export', found a fault in it: {error}"
-            ) from error
+            values: dict[str, Any] = {key: json.loads(text) for key, text in strings.items() if key in _FORM}
+        except (TypeError, ValueError, RecursionError) as error:
+            raise UserError(f"{path}: {_EXPECTED}, found a fault in it: {first_line(error)[:200]}") from error
+        values = {"nms_free": False, "geometry": {}, **values}  # which files of before lack
+        for key, fits in _FORM.items():
+            if key not in values or not fits(values[key]):
+                found = repr(values[key])[:80] if key in values else "none"
+                raise UserError(f"{path}: {_EXPECTED}, found a fault in it: {key}: {found}; export it again")
+        size = values["image_size"]
+        return cls(
+            names=tuple(values["names"]),
+            stride=values["stride"],
+            strides=tuple(values["strides"]),
+            image_size=None if size is None else (size[0], size[1]),
+            batch_size=values["batch_size"],
+            version=values["yolorep"],
+            nms_free=values["nms_free"],
+            fuse=values["fuse"],
+            geometry=Geometry(**values["geometry"]),
+        )
 
 
-def _flag(text: str) -> bool:
-    value = json.loads(text)
-    if not isinstance(value, bool):
-        raise ValueError(f"nms_free {text}")
-    return value
+_EXPECTED = "expected the metadata of 'yolorep export'"
+#: Classes, pixels a side, images a batch, and letters of a name that a file may have at most.
+_MAX_CLASSES, _MAX_SIDE, _MAX_BATCH, _MAX_NAME = 100_000, 1 << 16, 1 << 16, 1000
+
+
+def _is_count(value: Any, *, most: int) -> bool:
+    return type(value) is int and 1 <= value <= most
+
+
+def _is_text(value: Any) -> bool:
+    """Whether it is text, which lone surrogates are not: they could be printed nowhere."""
+    return isinstance(value, str) and len(value) <= _MAX_NAME and value.encode(errors="replace").decode() == value
+
+
+def _is_geometry(value: Any) -> bool:
+    try:
+        geometry = Geometry(**value)
+    except (TypeError, ValueError):
+        return False
+    size, pad = geometry.image_size, geometry.pad
+    return type(pad) in (int, float) and (size is None or _is_count(size, most=_MAX_SIDE))
+
+
+#: What a file says, key by key.
+_FORM: dict[str, Callable[[Any], bool]] = {
+    "yolorep": _is_text,
+    "names": lambda value: isinstance(value, list) and 1 <= len(value) <= _MAX_CLASSES and all(map(_is_text, value)),
+    "stride": lambda value: _is_count(value, most=1024),
+    "strides": lambda value: (
+        isinstance(value, list) and 1 <= len(value) <= 16 and all(_is_count(stride, most=1024) for stride in value)
+    ),
+    "image_size": lambda value: (
+        value is None
+        or (isinstance(value, list) and len(value) == 2 and all(_is_count(side, most=_MAX_SIDE) for side in value))
+    ),
+    "batch_size": lambda value: value is None or _is_count(value, most=_MAX_BATCH),
+    "nms_free": lambda value: isinstance(value, bool),
+    "fuse": lambda value: isinstance(value, dict),
+    "geometry": _is_geometry,
+}

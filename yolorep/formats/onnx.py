@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
+import os
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -71,7 +75,7 @@ class OnnxBackend(FileBackend):
 
     def __init__(self, path: Path, *, device: torch.device | None = None) -> None:
         try:
-            import onnxruntime
+            onnxruntime = import_onnxruntime()
         except ImportError as error:
             raise UserError(
                 f"{path}: running ONNX files needs onnxruntime: pip install 'yolorep[{Onnx.extra}]'"
@@ -84,16 +88,34 @@ class OnnxBackend(FileBackend):
         settings.log_severity_level = 3  # errors only: warnings are about the graph, which a user cannot change
         try:
             self._session = onnxruntime.InferenceSession(str(path), settings, providers=[provider])
+            strings = self._session.get_modelmeta().custom_metadata_map  # decoded here, which may fail too
+            shapes = {entry.name: entry.shape for entry in self._session.get_inputs()}
+            results = {entry.name: entry.shape for entry in self._session.get_outputs()}
         except _errors() as error:
-            raise UserError(f"{path}: expected an ONNX file, onnxruntime says: {first_line(error)}") from error
-        super().__init__(path, Metadata.from_strings(self._session.get_modelmeta().custom_metadata_map, path=path))
-        inputs = [entry.name for entry in self._session.get_inputs()]
-        outputs = [entry.name for entry in self._session.get_outputs()]
+            raise UserError(f"{path}: expected an ONNX file, onnxruntime says: {first_line(error)[:500]}") from error
+        super().__init__(path, Metadata.from_strings(strings, path=path))
+        inputs, outputs = list(shapes), list(results)
         if inputs != [INPUT] or outputs != list(OUTPUTS):
             raise UserError(
                 f"{path}: expected input {INPUT!r} and outputs {', '.join(map(repr, OUTPUTS))}, "
                 f"found {inputs} and {outputs}: export it again"
             )
+        self._check_shapes(shapes[INPUT], results[OUTPUTS[1]])
+
+    def _check_shapes(self, images: list[int | str | None], scores: list[int | str | None]) -> None:
+        """Makes sure that the graph is the one that the metadata are of; what it leaves open is checked as it runs."""
+        height, width = self.image_size or (None, None)
+        promised = {"images": (self.batch_size, 3, height, width), "scores": (self.batch_size, None, len(self.names))}
+        for name, shape in (("images", images), ("scores", scores)):
+            wanted = promised[name]
+            fits = len(shape) == len(wanted) and all(
+                side in (None, found) or not isinstance(found, int) for found, side in zip(shape, wanted, strict=True)
+            )
+            if shape and not fits:  # a graph need not say its shapes
+                raise UserError(
+                    f"{self.path}: expected {name} of shape {_open(wanted)} as its metadata says, "
+                    f"found {_open(shape)}: export it again"
+                )
 
     def _run(self, images: Tensor) -> Decoded:
         inputs = images.numpy().astype(np.float32) / np.float32(255)
@@ -102,6 +124,20 @@ class OnnxBackend(FileBackend):
         except _errors() as error:
             raise UserError(f"{self.path}: onnxruntime could not run it: {first_line(error)}") from error
         return self._checked(torch.from_numpy(boxes), torch.from_numpy(scores), batch=len(images))
+
+
+def _open(shape: Sequence[int | str | None]) -> str:
+    return f"({', '.join(str(side) if isinstance(side, int) else 'any' for side in shape)})"
+
+
+def import_onnxruntime() -> ModuleType:
+    """The package, imported here only: told not to call home, it asks no DNS and marks no home folder.
+
+    Raises:
+        ImportError: if it is not installed.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read while it is imported; a later call is too late
+    return importlib.import_module("onnxruntime")
 
 
 def _dynamic_shape(stride: int) -> dict[int, Any]:
@@ -119,8 +155,7 @@ def _name_candidates(model: onnx.ModelProto) -> None:
 
 def _errors() -> tuple[type[Exception], ...]:
     """Onnxruntime's errors, which share no base class, and what its Python side raises of its own."""
-    from onnxruntime.capi import onnxruntime_pybind11_state as state
-
+    state = import_onnxruntime().capi.onnxruntime_pybind11_state
     own = (
         state.EPFail,
         state.Fail,

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
 import warnings
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from yolorep.errors import UserError
+from yolorep.errors import UserError, first_line
 from yolorep.formats.base import Backend, Deployed, FileBackend, Format
 from yolorep.formats.metadata import Metadata
 from yolorep.ops.decode import Decoded
@@ -28,7 +31,10 @@ class TorchScript(Format):
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")  # TorchScript is deprecated in torch itself; the format was asked for
             module = torch.jit.freeze(torch.jit.trace(network, (example,), check_trace=False))
-            torch.jit.save(module, str(path), _extra_files={METADATA_FILE: json.dumps(metadata.to_strings())})
+            # By way of memory: where torch cannot write to a file, it ends the process.
+            written = io.BytesIO()
+            torch.jit.save(module, written, _extra_files={METADATA_FILE: json.dumps(metadata.to_strings())})
+        path.write_bytes(written.getbuffer())
 
     def open(self, path: Path, *, device: torch.device) -> Backend:
         return TorchScriptBackend(path, device=device)
@@ -49,13 +55,17 @@ class TorchScriptBackend(FileBackend):
             raise UserError(f"{path}: expected a TorchScript file, found none")
         extra = {METADATA_FILE: ""}
         try:
+            with zipfile.ZipFile(path) as archive:  # torch itself compares no checksums
+                if damaged := archive.testzip():
+                    raise ValueError(f"{damaged} is damaged")
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # TorchScript is deprecated in torch itself; the format was asked for
                 self._module = torch.jit.load(str(path), map_location=self._device, _extra_files=extra)
             strings = json.loads(extra[METADATA_FILE] or "{}")
-        except (RuntimeError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise UserError(f"{path}: expected a TorchScript file, torch.jit says: {reason}") from error
+        except (RuntimeError, ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
+            raise UserError(
+                f"{path}: expected a TorchScript file, torch.jit says: {first_line(error)[:500]}"
+            ) from error
         super().__init__(path, Metadata.from_strings(strings if isinstance(strings, dict) else {}, path=path))
 
     @torch.inference_mode()

@@ -65,8 +65,6 @@ def write_checked(
     with (atomic_folder if made.folder else atomic_write)(target) as temporary:
         try:
             made.write(Deployed(fused).eval(), temporary, example=example, metadata=metadata, **settings)
-        except OSError as error:
-            raise UserError(f"{target}: cannot be written ({error.strerror})") from error
         except (RuntimeError, ValueError, TypeError) as error:  # how torch says that the format cannot express a model
             raise ExportError(f"{target}: could not be exported: {str(error).strip().splitlines()[0]}") from error
         try:

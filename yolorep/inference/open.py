@@ -62,6 +62,8 @@ def load_backend(
         raise UserError(f"--weights: missing; expected a file ending in {', '.join(endings)}")
     made = format_of(path)
     if made is None and path.suffix.lower() != ".pt":
+        if path.exists():
+            load_model(path)  # says what it is
         raise UserError(
             f"{path}: expected weights ending in {', '.join(endings)}, found {path.suffix or 'no ending'!r}"
             f"{suggest(path.suffix, endings)}"

@@ -17,7 +17,7 @@ from yolorep.models.heads.base import DetectionHead
 from yolorep.models.heads.classify import Classify
 from yolorep.models.heads.raw import Raw
 from yolorep.models.network import PROBE, Network
-from yolorep.models.parser import BUILD_ERRORS, ModelConfig, build_graph, load_config, parse_config
+from yolorep.models.parser import ModelConfig, build_graph, load_config, parse_config
 from yolorep.ops.decode import Decoded
 
 
@@ -124,7 +124,7 @@ def build_network(
     kind = Detector if isinstance(head, DetectionHead) else Classifier
     try:
         return kind(graph, config, names=names or kind.default_names(config.num_classes))
-    except BUILD_ERRORS as error:  # shapes that do not meet, in a file whose rows are right one by one
+    except (ValueError, ArithmeticError, LookupError) as error:  # shapes that do not meet, in rows right one by one
         raise UserError(f"{config.source}: the layers do not fit together: {error}") from error
 
 

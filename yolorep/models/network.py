@@ -9,10 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from yolorep.console import plural
+from yolorep.models import limits
+from yolorep.models.fold_rows import fold_row_norms
 from yolorep.models.graph import Graph
 from yolorep.models.parser import BUILD_ERRORS, ModelConfig
 from yolorep.nn.meta import run_on_meta
-from yolorep.nn.reparam import count_parameters
+from yolorep.nn.reparam import FoldRecord, count_parameters
 from yolorep.ops.letterbox import Geometry
 
 #: Side of the image strides are measured on: a multiple of every stride that a network may have.
@@ -70,6 +72,12 @@ class Network(nn.Module):
         image = torch.rand(1, self.config.channels, height, width, generator=generator)
         return image.to(like.device, like.dtype)
 
+    def fold_rows_(self) -> tuple[list[FoldRecord], dict[str, str]]:
+        """Folds BatchNorms that are rows; see :class:`yolorep.nn.reparam.FoldsRows`."""
+        folds, reasons = fold_row_norms(self.model)
+        named = [FoldRecord(f"model.{fold.path}", tuple(f"model.{path}" for path in fold.into)) for fold in folds]
+        return named, {f"model.{path}": reason for path, reason in reasons.items()}
+
     def __repr__(self) -> str:
         """One line; ``print(model.model)`` shows every layer."""
         parameters = f"{count_parameters(self):,} parameters"
@@ -87,10 +95,15 @@ def _probe(graph: Graph, channels: int) -> tuple[list[int], Any]:
         ValueError: naming the layer that cannot take what it is given.
     """
     heights: list[int] = []
-    hooks = [
-        layer.register_forward_hook(lambda _layer, _inputs, output: heights.append(_height(output)))
-        for layer in list(graph)[:-1]
-    ]
+
+    def look(_layer: nn.Module, _inputs: Any, output: Any) -> None:
+        for feature in output if isinstance(output, list) else [output]:
+            if not isinstance(feature, Tensor):
+                raise TypeError(f"expected a feature, found a {type(feature).__name__}")
+            limits.check_feature(feature.numel())
+        heights.append(_height(output))
+
+    hooks = [layer.register_forward_hook(look) for layer in list(graph)[:-1]]
     try:
         output = run_on_meta(graph, (1, channels, PROBE, PROBE))
     except BUILD_ERRORS as error:

@@ -15,14 +15,15 @@ from typing import Any, cast, get_type_hints
 from torch import nn
 
 from yolorep.errors import UserError, suggest
-from yolorep.models import values
+from yolorep.models import limits, values
 from yolorep.models.graph import IMAGE, Graph, Part, Source, by_source
 from yolorep.nn.expand import ExpandRule, expand_
 from yolorep.nn.registry import ROW_TYPES, Plan, RowType, Scale
+from yolorep.nn.reparam import count_parameters
 
 SECTIONS = ("backbone", "neck", "head")
 #: What arguments that make no sense raise, in our blocks and in PyTorch's.
-BUILD_ERRORS = (ValueError, TypeError, RuntimeError, ArithmeticError, LookupError)
+BUILD_ERRORS = (ValueError, TypeError, RuntimeError, ArithmeticError, LookupError, AssertionError, MemoryError)
 ROW_FORM = "[from, repeats, module, args] or [from, repeats, module, args, tag]"
 
 #: Words that mean a value when they stand alone as an argument.
@@ -111,11 +112,12 @@ def parse_config(value: Any, *, source: str = "model", folder: Path | None = Non
     """
     if not isinstance(value, Mapping):
         raise UserError(f"{source}: expected a model file (a mapping with nc, backbone and head), found {_kind(value)}")
+    _check_plain(value, source)
     faults: list[str] = []
     known = {
-        "nc": ("num_classes", values.positive_int),
-        "depth_multiple": ("depth_multiple", values.positive),
-        "width_multiple": ("width_multiple", values.positive),
+        "nc": ("num_classes", values.classes),
+        "depth_multiple": ("depth_multiple", values.multiple),
+        "width_multiple": ("width_multiple", values.multiple),
         "channel_multiple": ("channel_multiple", values.positive_int),
         "ch": ("channels", values.rgb),
         "anchors": ("anchors", values.anchors),
@@ -128,6 +130,8 @@ def parse_config(value: Any, *, source: str = "model", folder: Path | None = Non
     sections: dict[str, list[Any]] = {}
     composed = set()
     for key, entry in value.items():
+        if len(faults) > limits.MOST_FAULTS:
+            break
         if key in known:
             name, check = known[key]
             if entry is not None:
@@ -142,7 +146,9 @@ def parse_config(value: Any, *, source: str = "model", folder: Path | None = Non
                     raise UserError(f"{source}: {key} names the file {entry!r}, but only rows are allowed here")
                 from yolorep.config import load_yaml
 
-                rows = load_yaml(_part(folder, entry, source, key))
+                part = _part(folder, entry, source, key)
+                rows = load_yaml(part)
+                _check_plain(rows, f"{source}: {part}")
                 composed.add(key)
             if not isinstance(rows, list) or not rows:
                 faults.append(f"{key}: expected a list of rows {ROW_FORM}, found {_kind(rows)}")
@@ -151,12 +157,12 @@ def parse_config(value: Any, *, source: str = "model", folder: Path | None = Non
         elif key == "imports":
             faults.append("imports: a model file runs no code; give --import FILE.py, or import the module in Python")
         elif not (isinstance(key, str) and key in _IGNORED):
-            faults.append(f"{key}: unknown key{suggest(str(key), [*known, *SECTIONS])}")
+            faults.append(f"{key}: unknown key{suggest(str(key), [*known, *SECTIONS], taken=value)}")
     for key in ("nc", "head"):
         if value.get(key) is None:
             faults.append(f"{key}: missing")
     if faults:
-        raise UserError(f"{source}: {'; '.join(faults)}")
+        raise UserError(f"{source}: {_told(faults)}")
     ordered = {name: sections[name] for name in SECTIONS if name in sections}
     return ModelConfig(sections=ordered, source=source, composed=frozenset(composed), **settings)
 
@@ -213,8 +219,15 @@ def parse_rows(config: ModelConfig) -> list[LayerSpec]:
         except ValueError as error:
             faults.append(f"{where}: {error}")
         tags |= _tags(row, index)
+        if len(faults) > limits.MOST_FAULTS:
+            break
     if faults:
-        raise UserError(f"{config.source}: {'; '.join(faults)}")
+        raise UserError(f"{config.source}: {_told(faults)}")
+    layers = sum(config.scale.repeats(spec.repeats) for spec in specs)
+    if layers > limits.MOST_LAYERS:
+        raise UserError(
+            f"{config.source}: expected at most {limits.MOST_LAYERS:,} layers, found {layers:,} in its rows"
+        )
     return specs
 
 
@@ -222,9 +235,20 @@ def build_graph(config: ModelConfig) -> Graph:
     """Builds every layer, working channels out from row to row.
 
     Raises:
-        UserError: naming file, row, module, expected and found.
+        UserError: naming file, row, module, expected and found, or the limit that the network is beyond.
     """
+    try:
+        values.classes(config.num_classes)
+    except ValueError as error:
+        raise UserError(f"{config.source}: {error}") from error
     specs = parse_rows(config)
+    try:
+        return limits.build_within(lambda: _graph(specs, config))
+    except limits.TooLarge as error:
+        raise UserError(f"{config.source}: {error}") from error
+
+
+def _graph(specs: Sequence[LayerSpec], config: ModelConfig) -> Graph:
     activation = values.parse_activation(config.activation) if config.activation else None
     keywords: dict[str, Any] = {"activation": activation} if activation else {}
     if config.branches is not None:
@@ -242,15 +266,23 @@ def build_graph(config: ModelConfig) -> Graph:
             layer, out_channels = _build(spec, inputs, config.scale, keywords | drop_paths.get(index, {}))
             if spec.tags and len(spec.tags) != len(out_channels):
                 raise ValueError(f"expected a tag for each of {len(out_channels)} features, found {list(spec.tags)}")
+            limits.check_channels(max(out_channels))
+        except limits.TooLarge:
+            raise
         except BUILD_ERRORS as error:
-            raise UserError(f"{config.source}: {spec.where}: {' '.join(str(error).split())}") from error
+            reason = _short(" ".join(str(error).split()), limits.LONGEST_ERROR)
+            raise UserError(f"{config.source}: {spec.where}: {reason}") from error
         layers.append(layer)
         channels |= by_source(index, out_channels)
     routes = [spec.source_list if spec.row_type.takes_list else spec.source_list[0] for spec in specs]
     graph = Graph(layers, routes)
     if config.expand is not None:
+        rule = ExpandRule.parse(config.expand)
+        limits.check_parameters((rule.branches + 1) * count_parameters(graph))
         try:
-            expand_(graph, ExpandRule.parse(config.expand), keep=[graph[-1]])
+            expand_(graph, rule, keep=[graph[-1]])
+        except limits.TooLarge:
+            raise
         except ValueError as error:
             raise UserError(f"{config.source}: expand: {error}") from error
     return graph
@@ -259,7 +291,7 @@ def build_graph(config: ModelConfig) -> Graph:
 def _rows(config: ModelConfig) -> Iterator[tuple[str, str, Any]]:
     for section, rows in config.sections.items():
         for number, row in enumerate(rows):
-            yield section, f"{section} row {number} {_short(row)}", row
+            yield section, f"{section} row {number} {_row_text(row)}", row
 
 
 def _tags(row: Any, index: int) -> dict[str, Source]:
@@ -285,10 +317,13 @@ def _spec(
         if tag in tags:
             raise ValueError(f"the tag {tag!r} is taken by row {tags[tag]}")
     if not isinstance(repeats, int) or isinstance(repeats, bool) or repeats < 1:
-        raise ValueError(f"expected repeats of at least 1, found {repeats!r}")
+        raise ValueError(f"expected repeats of at least 1, found {repeats!r:.80}")
+    if isinstance(module, str) and module not in ROW_TYPES and hasattr(nn, module.removeprefix("nn.")):
+        raise ValueError(f"{module} is no row: of PyTorch's layers those are that keep the channels of any feature")
     if not isinstance(module, str) or module not in ROW_TYPES:
-        own = f"; needs the row {module}: give --import the file that registers it" if isinstance(module, str) else ""
-        raise ValueError(f"unknown module {module!r}{suggest(str(module), ROW_TYPES)}{own}")
+        ours = not isinstance(module, str) or module.startswith("nn.")
+        own = "" if ours else f"; needs the row {module}: give --import the file that registers it"
+        raise ValueError(f"unknown module {module!r}{suggest(str(module), ROW_TYPES, alike=0.75)}{own}")
     several = isinstance(named, list)
     if several and named and not ROW_TYPES[module].gives_list:
         raise ValueError(f"{module} gives one feature: expected a word as the tag, found {named!r}")
@@ -309,7 +344,7 @@ def _source(value: Any, index: int, tags: Mapping[str, Source], composed: bool) 
     if isinstance(value, str):
         if value not in tags:
             raise ValueError(
-                f"'from' names the tag {value!r}, which no earlier row has; tags so far: {', '.join(tags)}"
+                f"'from' names the tag {value!r}, which no earlier row has; tags so far: {_short(', '.join(tags))}"
             )
         return tags[value]
     if not isinstance(value, int) or isinstance(value, bool):
@@ -375,6 +410,11 @@ def _construct(row_type: RowType, plan: Plan, spec: LayerSpec, keywords: Mapping
             f"wrong arguments for {spec.module}: {error}; found {list(spec.args)}, and it is called as "
             f"({', '.join(part.split(':')[0] for part in form)})"
         ) from error
+    # Whether features may be overwritten is not the row's business: others may read them.
+    bound.arguments.pop("inplace", None)
+    # An activation in the place of ``act`` is the one of that row.
+    if "activation" in signature.parameters and isinstance(text := bound.arguments.get("act"), str):
+        bound.arguments |= {"act": True, "activation": values.parse_activation(text)}
     _check_kinds(row_type.factory, bound.arguments)
     return row_type.factory(*bound.args, **bound.kwargs)
 
@@ -392,6 +432,19 @@ def _check_kinds(factory: type[nn.Module], arguments: Mapping[str, Any]) -> None
             raise ValueError(f"{name}: expected a number, found {value!r}")
 
 
+def _check_plain(value: Any, source: str) -> None:
+    try:
+        limits.check_plain(value)
+    except ValueError as error:
+        raise UserError(f"{source}: {error}") from error
+
+
+def _told(faults: Sequence[str]) -> str:
+    """The first faults, and that there are more."""
+    more = ["and more"] if len(faults) > limits.MOST_FAULTS else []
+    return _short("; ".join([*faults[: limits.MOST_FAULTS], *more]), limits.LONGEST_ERROR)
+
+
 def _part(folder: Path, name: str, source: str, key: str) -> Path:
     path = folder / name
     if not path.is_file():
@@ -401,9 +454,13 @@ def _part(folder: Path, name: str, source: str, key: str) -> Path:
 
 
 def _kind(value: Any) -> str:
-    return "nothing" if value is None else f"{type(value).__name__} {_short(value)}"
+    return "nothing" if value is None else f"{type(value).__name__} {_row_text(value)}"
 
 
-def _short(value: Any) -> str:
-    text = str(value).replace("'", "")
-    return text if len(text) <= 80 else f"{text[:77]}..."
+def _row_text(row: Any) -> str:
+    return _short(str(row).replace("'", ""))
+
+
+def _short(text: str, length: int = 80) -> str:
+    text = "".join(letter if letter.isprintable() else "?" for letter in text[: length + 1])
+    return text if len(text) <= length else f"{text[: length - 3]}..."

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import ast
 import inspect
+import math
 from collections.abc import Callable
 from typing import Any
 
 from torch import nn
 
 from yolorep.errors import suggest
+from yolorep.models import limits
 
 #: What a model file may name as ``activation``.
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     f"nn.{cls.__name__}": cls
-    for cls in (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.SiLU, nn.GELU, nn.Hardswish, nn.Mish, nn.ELU, nn.Identity)
+    for cls in (
+        *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.SiLU, nn.GELU, nn.Hardswish, nn.Mish, nn.ELU, nn.SELU, nn.CELU),
+        *(nn.Sigmoid, nn.Hardsigmoid, nn.Tanh, nn.Hardtanh, nn.Softplus, nn.Identity),
+    )
 }
+
+#: Letters of an activation.
+LONGEST_ACTIVATION = 100
 
 
 def parse_activation(text: str) -> Callable[[], nn.Module]:
@@ -25,6 +33,8 @@ def parse_activation(text: str) -> Callable[[], nn.Module]:
         ValueError: for anything but a known name with plain values as arguments.
     """
     try:
+        if len(text) > LONGEST_ACTIVATION:
+            raise ValueError
         node: ast.expr = ast.parse(text.strip(), mode="eval").body
         args: list[Any] = []
         kwargs: dict[str, Any] = {}
@@ -34,15 +44,19 @@ def parse_activation(text: str) -> Callable[[], nn.Module]:
             node = node.func
         name = ast.unparse(node).removeprefix("torch.")
         cls = ACTIVATIONS[name]
-        inspect.signature(cls).bind(*args, **kwargs)
-    except (SyntaxError, ValueError, TypeError) as error:
-        raise ValueError(f"expected an activation such as nn.LeakyReLU(0.1), found {text!r}") from error
+        bound = inspect.signature(cls).bind(*args, **kwargs)
+        bound.arguments.pop("inplace", None)  # in place or not is the builder's business: the value is the same
+        if not all(math.isfinite(number) for number in bound.arguments.values() if isinstance(number, int | float)):
+            raise ValueError
+    except (SyntaxError, ValueError, TypeError, ArithmeticError, RecursionError, MemoryError) as error:
+        raise ValueError(
+            f"expected an activation such as nn.LeakyReLU(0.1), found {text[:LONGEST_ACTIVATION]!r}"
+        ) from error
     except KeyError:
         raise ValueError(
             f"unknown activation {text!r}{suggest(name, ACTIVATIONS)}; known: {', '.join(ACTIVATIONS)}"
         ) from None
-    kwargs.pop("inplace", None)  # in place or not is the builder's business: the value is the same
-    return lambda: cls(*args, **kwargs)
+    return lambda: cls(*bound.args, **bound.kwargs)
 
 
 def positive(value: Any) -> float:
@@ -50,6 +64,20 @@ def positive(value: Any) -> float:
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < float("inf"):
         raise ValueError(f"expected a number above 0, found {value!r}")
     return float(value)
+
+
+def multiple(value: Any) -> float:
+    """A number above 0 that channels or repeats are multiplied by."""
+    if positive(value) > limits.LARGEST_MULTIPLE:
+        raise ValueError(f"expected a number of at most {limits.LARGEST_MULTIPLE:,}, found {value!r}")
+    return float(value)
+
+
+def classes(value: Any) -> int:
+    """How many classes there are."""
+    if positive_int(value) > limits.MOST_CLASSES:
+        raise ValueError(f"expected at most {limits.MOST_CLASSES:,} classes, found {value!r}")
+    return int(value)
 
 
 def positive_int(value: Any) -> int:
@@ -75,7 +103,9 @@ def anchors(value: Any) -> list[list[float]] | int:
         if not all(isinstance(level, list) and level and len(level) % 2 == 0 for level in value):
             raise ValueError("expected a list of widths and heights w1, h1, w2, h2, … for every level")
         return [[positive(side) for side in level] for level in value]
-    return positive_int(value)
+    if positive_int(value) > limits.LARGEST_MULTIPLE:
+        raise ValueError(f"expected at most {limits.LARGEST_MULTIPLE:,} anchors a level, found {value!r}")
+    return int(value)
 
 
 def rate(value: Any) -> float:

@@ -16,6 +16,7 @@ from yolorep.nn import (
     repvgg,
     space_to_depth,
     spp,
+    torch_rows,
     transformer,
 )
 
@@ -35,5 +36,6 @@ __all__ = [
     "repvgg",
     "space_to_depth",
     "spp",
+    "torch_rows",
     "transformer",
 ]

@@ -1,4 +1,4 @@
-"""Convolution rows: Conv, DWConv, Focus, CrossConv, MixConv2d, and the parameter-free rows between them."""
+"""Convolution rows: Conv, DWConv, Focus, CrossConv, MixConv2d, and what stands between them."""
 
 from __future__ import annotations
 
@@ -270,8 +270,3 @@ class Concat(nn.Module):
 
     def forward(self, features: list[Tensor]) -> Tensor:
         return torch.cat(features, dim=self.d)
-
-
-register("nn.Upsample", channels=keeps)(nn.Upsample)
-register("nn.MaxPool2d", channels=keeps)(nn.MaxPool2d)
-register("nn.ZeroPad2d", channels=keeps)(nn.ZeroPad2d)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -9,6 +11,7 @@ from yolorep.nn.conv import BN_EPS, BN_MOMENTUM, Activation, Conv, CrossConv, as
 from yolorep.nn.ghost import GhostBottleneck
 from yolorep.nn.registry import register
 from yolorep.nn.reparam import FoldRecord
+from yolorep.nn.spp import SPP
 from yolorep.nn.transformer import TransformerBlock
 
 
@@ -134,3 +137,27 @@ class C3TR(C3):
 
     def middle(self, hidden: int, n: int, shortcut: bool, g: int, activation: Activation) -> nn.Module:
         return TransformerBlock(hidden, hidden, 4, n, activation=activation)
+
+
+@register()
+class C3SPP(C3):
+    """C3 with pyramid pooling instead of bottlenecks: ``[c2, k=[5, 9, 13], n=1, shortcut=True, g=1, e=0.5]``.
+
+    ``n``, ``shortcut`` and ``g`` are C3's; the pooling has no use for them.
+    """
+
+    def __init__(
+        self,
+        c1: int,
+        c2: int,
+        k: Sequence[int] = (5, 9, 13),
+        n: int = 1,
+        shortcut: bool = True,
+        g: int = 1,
+        e: float = 0.5,
+        *,
+        activation: Activation = nn.SiLU,
+    ) -> None:
+        super().__init__(c1, c2, 0, shortcut, g, e, activation=activation)
+        hidden = int(c2 * e)
+        self.m = SPP(hidden, hidden, k, activation=activation)

@@ -318,6 +318,28 @@ def merged(kernels: Sequence[ConvKernel]) -> ConvKernel:
     return total
 
 
+def transposed_then_bn(conv: nn.ConvTranspose2d, bn: _BatchNorm) -> nn.ConvTranspose2d:
+    """A new transposed convolution equal to this one followed by an eval-mode BatchNorm."""
+    gain, shift = bn_gain_shift(bn)
+    _same_channels(gain, conv.out_channels, "output")
+    folded = nn.ConvTranspose2d(
+        conv.in_channels,
+        conv.out_channels,
+        conv.kernel_size,  # type: ignore[arg-type]  # pairs, whatever their declarations say
+        conv.stride,  # type: ignore[arg-type]
+        conv.padding,  # type: ignore[arg-type]
+        conv.output_padding,  # type: ignore[arg-type]
+        conv.groups,
+        dilation=conv.dilation,  # type: ignore[arg-type]
+        device="meta",
+    )
+    # The weight is (in, out / groups, height, width): each group of inputs makes its own outputs.
+    by_group = conv.weight.unflatten(0, (conv.groups, -1)) * gain.view(conv.groups, 1, -1, 1, 1)
+    folded.weight = nn.Parameter(by_group.flatten(0, 1).detach().clone())
+    folded.bias = nn.Parameter((shift if conv.bias is None else conv.bias * gain + shift).detach().clone())
+    return folded
+
+
 def _pair(value: object) -> Pair:
     if isinstance(value, int):
         return value, value

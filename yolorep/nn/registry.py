@@ -173,5 +173,5 @@ def register(
 
 def _channels(args: Sequence[Any]) -> int:
     if not args or not isinstance(args[0], int) or isinstance(args[0], bool) or args[0] < 1:
-        raise ValueError(f"expected the output channels as the first argument, found {list(args)}")
+        raise ValueError(f"expected the output channels as the first argument, found {list(args)!s:.80}")
     return args[0]

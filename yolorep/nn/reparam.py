@@ -30,6 +30,7 @@ __all__ = [
     "ConvKernel",
     "FoldRecord",
     "Foldable",
+    "FoldsRows",
     "FuseRecord",
     "FuseReport",
     "Groupable",
@@ -101,6 +102,18 @@ class Groupable(HasExampleInput, Protocol):
 
         Returns:
             The path of every other norm and scale, and why it stays.
+        """
+
+
+@runtime_checkable
+class FoldsRows(HasExampleInput, Protocol):
+    """A network of rows, some of which are norms: other rows can take them up."""
+
+    def fold_rows_(self) -> tuple[list[FoldRecord], dict[str, str]]:
+        """Folds in place, after all blocks, replacing each norm by ``nn.Identity``.
+
+        Returns:
+            What was folded, and the path of every other norm that is a row with the reason why it stays.
         """
 
 
@@ -227,6 +240,7 @@ def fuse(model: Model, *, strict: bool = False, image_size: int | None = IMAGE_S
     stays = _group(work, prove=True)
     work = _replace_units(work, drafts, prove=True)
     _fold_blocks(work, drafts, prove=True)
+    stays |= _fold_rows(work, drafts, prove=True)
     kept = tuple(_kept(work, stays))
     if strict and kept:
         raise FuseError("; ".join(f"{entry.name} is kept: {entry.reason}" for entry in kept))
@@ -265,6 +279,7 @@ def fused_form(model: Model) -> Model:
     _group(model, prove=False)
     model = _replace_units(model, drafts, prove=False)
     _fold_blocks(model, drafts, prove=False)
+    _fold_rows(model, drafts, prove=False)
     return model.eval()
 
 
@@ -350,6 +365,22 @@ def _fold_blocks(work: nn.Module, drafts: list[_Draft], *, prove: bool) -> None:
         error = compare_unit(name, before, block, noise(before, foldable.in_channels)) if prove else 0.0
         counts = count_parameters(before), count_parameters(block)
         drafts.append(_Draft(name, type(block).__name__, error, *counts, folds=tuple(folds)))
+
+
+def _fold_rows(work: nn.Module, drafts: list[_Draft], *, prove: bool) -> dict[str, str]:
+    """Lets a network fold norms that are rows, and compares it with what it was; why the others stay, by name."""
+    if not isinstance(work, FoldsRows):
+        return {}
+    before = copy.deepcopy(work) if prove and any(isinstance(part, _BatchNorm) for part in work.modules()) else work
+    folds, reasons = work.fold_rows_()
+    if folds and prove:
+        paths = {path for fold in folds for path in (fold.path, *fold.into)}
+        for path in paths:
+            _refuse_hooks(path, before.get_submodule(path))
+        error = compare_unit("", before, work, work.example_input())
+        counts = [sum(count_parameters(model.get_submodule(path)) for path in paths) for model in (before, work)]
+        drafts.append(_Draft("", "rows", error, counts[0], counts[1], folds=tuple(folds)))
+    return reasons
 
 
 def _kept(work: nn.Module, stays: Mapping[str, str]) -> Iterator[Kept]:

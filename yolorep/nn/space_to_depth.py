@@ -1,4 +1,4 @@
-"""Space to depth: down-sampling that throws nothing away."""
+"""Space to depth and back: changes of size that throw nothing away."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from yolorep.nn.registry import Plan, Scale, register
@@ -15,6 +16,20 @@ def quadruples(in_channels: Sequence[int], args: Sequence[Any], scale: Scale) ->
     """Arguments as they are, four times the channels."""
     (channels,) = in_channels
     return Plan(tuple(args), 4 * channels)
+
+
+def contracts(in_channels: Sequence[int], args: Sequence[Any], scale: Scale) -> Plan:
+    """``[gain=2]``: gain² times the channels."""
+    (channels,) = in_channels
+    return Plan(tuple(args), channels * _gain(args) ** 2)
+
+
+def spreads(in_channels: Sequence[int], args: Sequence[Any], scale: Scale) -> Plan:
+    """``[gain=2]``: one gain²th of the channels."""
+    (channels,) = in_channels
+    if channels % _gain(args) ** 2:
+        raise ValueError(f"expected channels that {_gain(args)}² divides, found {channels}")
+    return Plan(tuple(args), channels // _gain(args) ** 2)
 
 
 @register("space_to_depth", channels=quadruples)
@@ -48,3 +63,41 @@ def space_to_depth(x: Tensor) -> Tensor:
     if height % 2 or width % 2:
         raise ValueError(f"pixels move into channels at an even height and width, found {height}×{width}")
     return torch.cat((x[..., ::2, ::2], x[..., 1::2, ::2], x[..., ::2, 1::2], x[..., 1::2, 1::2]), dim=1)
+
+
+@register(channels=contracts)
+class Contract(nn.Module):
+    """Moves each block of gain × gain pixels into channels, pixel by pixel of the block: ``[gain=2]``.
+
+    Shape: (batch, channels, h, w), multiples of gain -> (batch, gain² · channels, h / gain, w / gain).
+    """
+
+    def __init__(self, gain: int = 2) -> None:
+        super().__init__()
+        self.gain = gain
+
+    def forward(self, x: Tensor) -> Tensor:
+        # Unshuffled, the pixels of a block are side by side within each channel; here whole images are.
+        return F.pixel_unshuffle(x, self.gain).unflatten(1, (x.shape[1], -1)).transpose(1, 2).flatten(1, 2)
+
+
+@register(channels=spreads)
+class Expand(nn.Module):
+    """Moves channels into blocks of gain × gain pixels, the inverse of :class:`Contract`: ``[gain=2]``.
+
+    Shape: (batch, channels, h, w), a multiple of gain² -> (batch, channels / gain², gain · h, gain · w).
+    """
+
+    def __init__(self, gain: int = 2) -> None:
+        super().__init__()
+        self.gain = gain
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.pixel_shuffle(x.unflatten(1, (self.gain**2, -1)).transpose(1, 2).flatten(1, 2), self.gain)
+
+
+def _gain(args: Sequence[Any]) -> int:
+    gain = args[0] if args else 2
+    if not isinstance(gain, int) or isinstance(gain, bool) or gain < 1:
+        raise ValueError(f"gain: expected a whole number of at least 1, found {gain!r}")
+    return gain

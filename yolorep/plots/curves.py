@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from yolorep.errors import UserError
 from yolorep.files import atomic_write
+from yolorep.fonts import Fonts, machine_fonts, readable_names
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -95,7 +96,9 @@ def plot_results(csv_path: Path, out: Path) -> None:
             axes.set(xlim=(epochs[0] - 0.5, epochs[-1] + 0.5), ylim=(0, None))
 
 
-def plot_pr_curve(precision: NDArray[np.float64], names: Sequence[str], out: Path) -> None:
+def plot_pr_curve(
+    precision: NDArray[np.float64], names: Sequence[str], out: Path, *, fonts: Fonts | None = None
+) -> None:
     """Plots precision over recall at IoU 0.5, and each class's AP as bars.
 
     Args:
@@ -103,7 +106,10 @@ def plot_pr_curve(precision: NDArray[np.float64], names: Sequence[str], out: Pat
             classes without objects. All areas and the highest limit are shown.
         names: class names in the order of the third axis.
         out: picture to write.
+        fonts: what class names are drawn with; by default what the machine has.
     """
+    fonts = fonts or machine_fonts()
+    names = readable_names(names, fonts)
     curves = np.where(precision[:, :, :, 0, -1] < 0, np.nan, precision[:, :, :, 0, -1])  # (10, 101, classes)
     present = np.flatnonzero(np.isfinite(curves[0, 0]))
     ap, ap50 = curves.mean(axis=(0, 1)), curves[0].mean(axis=0)
@@ -111,7 +117,7 @@ def plot_pr_curve(precision: NDArray[np.float64], names: Sequence[str], out: Pat
     parts = math.ceil(len(order) / 30) or 1  # so many columns of bars
     height = max(30 if parts > 1 else 0, math.ceil(len(order) / min(parts, 6)))
     bars = np.array_split(order[::-1], min(parts, 6))
-    with _picture(out, 8 + max(3.4 * len(bars), 5), max(5.6, 0.19 * height + 0.8)) as figure:
+    with _picture(out, 8 + max(3.4 * len(bars), 5), max(5.6, 0.19 * height + 0.8), fonts.families(names)) as figure:
         grid = figure.add_gridspec(1, 1 + len(bars), width_ratios=[8, *[max(3.4, 5 / len(bars))] * len(bars)])
         curve = figure.add_subplot(grid[0], xlim=(0, 1), ylim=(0, 1.01), xlabel="recall", ylabel="precision")
         curve.set(title="Precision over recall at IoU 0.5", box_aspect=1, anchor="N")
@@ -142,6 +148,7 @@ def plot_confidence_curves(
     out: Path,
     *,
     best: float | None,
+    fonts: Fonts | None = None,
 ) -> None:
     """Plots what depends on the least confidence asked for, side by side.
 
@@ -151,8 +158,11 @@ def plot_confidence_curves(
         names: class names.
         out: picture to write.
         best: confidence to mark, if any.
+        fonts: what class names are drawn with; by default what the machine has.
     """
-    with _picture(out, 4.2 * len(curves) + 2, 4.2) as figure:
+    fonts = fonts or machine_fonts()
+    names = readable_names(names, fonts)
+    with _picture(out, 4.2 * len(curves) + 2, 4.2, fonts.families(names)) as figure:
         every_axes = figure.subplots(1, len(curves), sharey=True)
         for axes, (title, values) in zip(every_axes, curves.items(), strict=True):
             _class_curves(axes, thresholds, values, names, mean="mean of classes")
@@ -168,7 +178,12 @@ def plot_confidence_curves(
 
 
 def plot_confusion_matrix(
-    matrix: NDArray[np.int64], names: Sequence[str], out: Path, *, normalized: bool = False
+    matrix: NDArray[np.int64],
+    names: Sequence[str],
+    out: Path,
+    *,
+    normalized: bool = False,
+    fonts: Fonts | None = None,
 ) -> None:
     """Plots a confusion matrix: a column for each true class, a row for each detected one, the background last.
 
@@ -177,16 +192,19 @@ def plot_confusion_matrix(
         names: class names.
         out: picture to write.
         normalized: shares of each column instead of counts.
+        fonts: what class names are drawn with; by default what the machine has.
     """
     from matplotlib.colors import PowerNorm
 
+    fonts = fonts or machine_fonts()
+    names = readable_names(names, fonts)
     labels = [*names, "background"]
     count = len(labels)
     few = count <= 21
     values = matrix.T / np.maximum(matrix.sum(axis=1), 1) if normalized else matrix.T
     side = min(max(4.0, 0.62 * count if few else 0.19 * count), 40)
     longest = 0.08 * min(max(map(len, labels)), 60)  # inches, about
-    with _picture(out, side + longest + 1.4, side + longest + 0.4) as figure:
+    with _picture(out, side + longest + 1.4, side + longest + 0.4, fonts.families(names)) as figure:
         axes = figure.subplots()
         # The root makes rare confusions visible: of many classes only colour tells, and counts differ a lot.
         norm = PowerNorm(1 if few and normalized else 0.5, vmin=0, vmax=1 if normalized else max(int(matrix.max()), 1))
@@ -211,7 +229,14 @@ def plot_confusion_matrix(
         figure.colorbar(picture, ax=axes, shrink=0.6, aspect=30).outline.set_visible(False)
 
 
-def plot_labels(class_ids: NDArray[Any], boxes: NDArray[np.float32], names: Sequence[str], out: Path) -> None:
+def plot_labels(
+    class_ids: NDArray[Any],
+    boxes: NDArray[np.float32],
+    names: Sequence[str],
+    out: Path,
+    *,
+    fonts: Fonts | None = None,
+) -> None:
     """Plots the labels of a data set: objects a class, box outlines, centres and sizes.
 
     Args:
@@ -219,10 +244,13 @@ def plot_labels(class_ids: NDArray[Any], boxes: NDArray[np.float32], names: Sequ
         boxes: (n, 4) ``cx, cy, w, h`` normalized to 0..1.
         names: class names.
         out: picture to write.
+        fonts: what class names are drawn with; by default what the machine has.
     """
+    fonts = fonts or machine_fonts()
+    names = readable_names(names, fonts)
     counts = np.bincount(class_ids.astype(np.int64), minlength=len(names))
     crowded = len(names) > 12
-    with _picture(out, max(11.0, min(0.13 * len(names) + 6, 20)), 8.4) as figure:
+    with _picture(out, max(11.0, min(0.13 * len(names) + 6, 20)), 8.4, fonts.families(names)) as figure:
         top, bottom = figure.subfigures(2, 1, height_ratios=(1, 1.2))  # type: ignore[misc]
         histogram = top.subplots()
         columns = histogram.bar(range(len(names)), counts, color=LINES[0])
@@ -245,13 +273,16 @@ def plot_labels(class_ids: NDArray[Any], boxes: NDArray[np.float32], names: Sequ
 
 
 @contextmanager
-def _picture(out: Path, width: float, height: float) -> Iterator[Figure]:
-    """Yields a figure of that many inches and saves it. No window system (Agg), no settings left changed."""
+def _picture(out: Path, width: float, height: float, families: Sequence[str] = ()) -> Iterator[Figure]:
+    """Yields a figure of that many inches and saves it. No window system (Agg), no settings left changed.
+
+    ``families`` are of fonts for letters that DejaVu Sans lacks.
+    """
     import matplotlib as mpl
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    with mpl.rc_context(STYLE):
+    with mpl.rc_context({**STYLE, "font.family": [*mpl.rcParams["font.family"], *families]}):
         figure = Figure(figsize=(width, height), layout="constrained")
         FigureCanvasAgg(figure)
         yield figure

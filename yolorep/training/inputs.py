@@ -27,8 +27,9 @@ from yolorep.options import TrainOptions, flag
 from yolorep.training.autoanchor import object_sizes
 from yolorep.training.given import check_beside_data, check_beside_loss, check_loss, check_pair
 from yolorep.training.loggers import make_loggers
+from yolorep.training.loggers.table import rows_of_epochs
 from yolorep.training.recipe import load_hyp
-from yolorep.training.resume import epochs_to_do, find_last, refuse_unfinished
+from yolorep.training.resume import check_best, check_run, epochs_to_do, find_last, refuse_unfinished
 from yolorep.training.start import freeze_layers, set_bn_momentum, starting_model
 from yolorep.training.task import Loss, MakeLoss, training_of
 from yolorep.weights.checkpoint import Checkpoint
@@ -48,6 +49,7 @@ class Run:
         val_set: Images to evaluate on.
         own_loss: Makes the loss of the model; None for that of its head.
         resumed: Where to go on, or None for a new run.
+        workers: Data loading processes, where there is no shared memory for as many as the options say.
     """
 
     options: TrainOptions
@@ -58,6 +60,7 @@ class Run:
     val_set: Dataset
     own_loss: MakeLoss | None = None
     resumed: Checkpoint | None = None
+    workers: int | None = None
 
     def make_loss(self, model: Detector) -> Loss:
         """The loss of the model, or of a copy of it.
@@ -140,7 +143,7 @@ def new_run(
 def resume_run(
     options: TrainOptions, *, loss: MakeLoss | None = None, dataset: tuple[Dataset, Dataset] | None = None
 ) -> Run:
-    """Load a run to go on with, with the options it was started with; only the device and more epochs may be given.
+    """Load a run to go on with, with the options it was started with; only device, workers and epochs may be given.
 
     Args:
         options: What was asked for: which run, and where.
@@ -158,20 +161,21 @@ def resume_run(
     last = find_last(options.resume or "", project=options.project)
     folder = last.parent.parent
     stored = read_options(folder / "args.yaml")
+    heeded = ("resume", "device", "workers", "project", "epochs")
     given = [
         flag(entry.name)
         for entry in fields(options)
-        if entry.name not in ("resume", "device", "project", "epochs") and getattr(options, entry.name) != entry.default
+        if entry.name not in heeded and getattr(options, entry.name) != entry.default
     ]
     if given:
         say(f"--resume takes the options the run was started with; without effect: {', '.join(given)}")
     checkpoint = load_checkpoint(last)
-    if "progress" not in checkpoint.training:
-        raise UserError(f"{last}: expected a last.pt with the state of a run, found weights only; use --weights")
+    check_run(checkpoint)
     progress = dict(checkpoint.training["progress"])
     before, asked = stored.planned_epochs, options.epochs
     epochs = epochs_to_do(asked, before=before, progress=progress, last=last)
-    options = replace(stored, device=options.device or stored.device, epochs=epochs)
+    workers = stored.workers if options.workers == TrainOptions.workers else options.workers
+    options = replace(stored, device=options.device or stored.device, workers=workers, epochs=epochs)
     planned = checkpoint.training.get("epochs", before)  # fewer than before if no epoch followed an extension
     if progress["finished"] and (asked or epochs != planned):
         progress.update(finished=False, best_epoch=progress["epochs_done"] - 1)  # patience begins anew
@@ -181,10 +185,17 @@ def resume_run(
             f"{last}: the run finished after {progress['epochs_done']} epochs; make it longer with --epochs, or start "
             f"a new one with --weights {last}"
         )
+    if not progress["finished"] and progress["epochs_done"] >= epochs:
+        raise UserError(
+            f"{last}: expected epochs left to do, found {progress['epochs_done']} of {epochs} done; --epochs"
+        )
+    checkpoint = check_best(checkpoint)
+    rows_of_epochs(folder / "results.csv", epochs=progress["epochs_done"])  # refuses a damaged table
     device = select_device(options.device)
     make_loggers(options.log)
     model = checkpoint.build(use_ema=False)
-    assert isinstance(model, Detector)
+    if not isinstance(model, Detector):
+        raise UserError(f"{last}: expected a detector's run, found a classifier")
     freeze_layers(model, options.freeze or [])
     own_loss = checkpoint.training.get("own_loss", loss is not None)  # older files do not say
     _check_again("loss", given=loss is not None, before=own_loss, last=last)
@@ -261,9 +272,12 @@ def read_options(path: Path) -> TrainOptions:
         raise UserError(f"{path}: expected the options of a run, found {type(stored).__name__}")
     check_options(TrainOptions, stored, source=path)
     try:
-        return TrainOptions(**stored)
+        options = TrainOptions(**stored)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
+    if "data" not in stored:
+        raise UserError(f"{path}: expected the options of a run, found none of data")
+    return options
 
 
 def write_options(path: Path, options: TrainOptions) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -14,7 +15,8 @@ from torch import nn
 
 from yolorep.console import say
 from yolorep.data.dataset import Dataset
-from yolorep.data.loader import Batch, TrainLoader, train_loader
+from yolorep.data.loader import Batch, TrainLoader, eval_loader, train_loader
+from yolorep.data.workers import WorkerLost
 from yolorep.device import autocast_dtype, refuse_launcher
 from yolorep.errors import YolorepError
 from yolorep.evaluation.evaluator import evaluate
@@ -31,7 +33,7 @@ from yolorep.training.ema import ModelEma
 from yolorep.training.given import check_callbacks
 from yolorep.training.inputs import Run, new_run, read_options, resume_run, write_options
 from yolorep.training.loggers import Logs, make_loggers
-from yolorep.training.loggers.table import read_rows
+from yolorep.training.loggers.table import rows_of_epochs
 from yolorep.training.memory import keep_freed_memory
 from yolorep.training.optim import Schedule, build_optimizer
 from yolorep.training.recipe import describe, ema_updates, mosaic_epochs
@@ -41,6 +43,9 @@ from yolorep.training.trainer import Callback, MultiScale, Scores, Trainer
 from yolorep.training.validation import validate
 from yolorep.weights.checkpoint import Checkpoint, save_checkpoint
 from yolorep.weights.load import load_checkpoint
+
+#: Batches in one of validation: there are no gradients to hold.
+VAL_BATCHES = 2
 
 
 @dataclass(frozen=True, repr=False)
@@ -101,7 +106,8 @@ def train(
         UserError: if an input is wrong; nothing has been created then.
         NonFiniteLoss: if training diverges; checkpoints of finished epochs are kept.
         YolorepError: if the GPU has too little memory.
-        KeyboardInterrupt: on Ctrl-C, with a ``last.pt`` to go on from and saying so.
+        WorkerLost: if a data loading process is gone, with a ``last.pt`` to go on from and saying so.
+        KeyboardInterrupt: on Ctrl-C, likewise.
     """
     check_callbacks(callbacks)
     refuse_launcher()
@@ -110,15 +116,26 @@ def train(
     try:
         if run.options.batch_size == FIND_BATCH_SIZE:
             run = replace(run, options=replace(run.options, batch_size=choose_batch_size(run)))
+        run = replace(run, workers=_affordable_workers(run))
         trainer = build_trainer(run)
         folder = create_folder(run) if run.resumed is None else reopen_folder(run, run.resumed)
         epochs_done = trainer.progress.epochs_done
-        trainer.callbacks = [*_callbacks(run, folder, epochs_done=epochs_done, plots=plots), *callbacks]
         try:
+            if run.resumed is None:
+                say(f"results go to {folder}")
+            trainer.callbacks = [*_callbacks(run, folder, epochs_done=epochs_done, plots=plots), *callbacks]
             trainer.fit()
             metrics = finish(run, folder, plots=plots)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(_make_resumable(trainer, run, folder)) from None
+        except WorkerLost as error:
+            how = _make_resumable(trainer, run, folder)
+            raise WorkerLost(f"{error}; {how}{_with_fewer(run.options.workers) if '--resume' in how else ''}") from None
+        except OSError as error:
+            if not (last := folder / "weights" / "last.pt").is_file():
+                raise
+            reason = f"{error.strerror or error}; when that is mended, go on with --resume {last}"
+            raise OSError(error.errno, reason, error.filename) from error
     except torch.cuda.OutOfMemoryError:
         raise YolorepError(
             f"{run.device}: out of memory; lower --batch-size (it is {run.options.batch_size}) "
@@ -134,7 +151,6 @@ def create_folder(run: Run) -> Path:
     remove_run(folder)
     write_options(folder / "args.yaml", run.options)
     write_text(folder / "hyp.yaml", yaml.safe_dump(run.hyp.model_dump(), sort_keys=False))
-    say(f"results go to {folder}")
     return folder
 
 
@@ -162,16 +178,7 @@ def build_trainer(run: Run) -> Trainer:
         say("--sync-bn: there is one process, so there is nothing to synchronize")
     # Channels last: a fifth faster on CPUs, and what tensor cores want.
     model = model.to(memory_format=torch.channels_last).to(run.device).train()
-    loader = train_loader(
-        run.train_set,
-        hyp,
-        batch_size=options.batch_size,
-        workers=options.workers,
-        seed=options.seed,
-        rect=options.rect,
-        stride=model.max_stride,
-        pin_memory=run.device.type == "cuda",
-    )
+    loader = _train_loader(run)
     epochs = options.planned_epochs
     schedule = Schedule(hyp, epochs=epochs, batches=len(loader), batch_size=options.batch_size, cosine=options.cos_lr)
     loss = run.make_loss(model)
@@ -196,9 +203,7 @@ def build_trainer(run: Run) -> Trainer:
         patience=options.patience,
     )
     if run.resumed is not None:
-        assert run.resumed.ema is not None
-        trainer.ema.model.load_state_dict(run.resumed.ema)
-        restore_training_state(trainer, run.resumed.training)
+        restore_training_state(trainer, run.resumed)
         done, planned = trainer.progress.epochs_done, run.resumed.training["epochs"]
         if planned != epochs:
             say(
@@ -218,7 +223,7 @@ def finish(run: Run, folder: Path, *, plots: bool = True) -> Mapping[str, float]
         TorchBackend(fuse(model.for_inference())[0], device=run.device),
         run.val_set,
         batch_size=run.options.batch_size,
-        workers=run.options.workers,
+        workers=_workers(run),
         pictures=plots,
         description="best.pt, fused",
     )
@@ -247,6 +252,12 @@ def _make_resumable(trainer: Trainer, run: Run, folder: Path) -> str:
     return f"the weights so far are saved; go on with --resume {last}"
 
 
+def _with_fewer(workers: int) -> str:
+    """The flag of a run that goes on with fewer data loading processes; the default would not be heeded."""
+    fewer = workers // 2
+    return f" --workers {fewer if fewer != TrainOptions.workers else fewer - 1}"
+
+
 def _save_last(trainer: Trainer, run: Run, path: Path) -> None:
     training = {**training_state(trainer), "own_loss": run.own_loss is not None}
     save_checkpoint(path, run.model, ema=trainer.ema.model, training=training, data=run.options.data)
@@ -260,7 +271,7 @@ def _save_best(trainer: Trainer, run: Run, path: Path) -> None:
 def _callbacks(run: Run, folder: Path, *, epochs_done: int, plots: bool) -> list[Callback]:
     options = run.options
     # A killed run may have rows of epochs that are not in its checkpoint: these are repeated.
-    rows = read_rows(folder / "results.csv")[:epochs_done]
+    rows = rows_of_epochs(folder / "results.csv", epochs=epochs_done)
     loggers = make_loggers(options.log)
     for logger in loggers:
         logger.start(folder, options=asdict(options), hyp=run.hyp.model_dump(), rows=rows)
@@ -283,6 +294,39 @@ def _epoch_of(loader: TrainLoader, epoch: int, *, mosaic: bool) -> Iterable[Batc
 
 def _score(model: nn.Module, run: Run, *, loss: Loss) -> Scores:
     assert isinstance(model, Detector)
-    # Twice the batch: there are no gradients to hold.
-    batch_size, workers = 2 * run.options.batch_size, run.options.workers
-    return validate(model, run.val_set, loss=loss, device=run.device, batch_size=batch_size, workers=workers)
+    batch_size = VAL_BATCHES * run.options.batch_size
+    return validate(model, run.val_set, loss=loss, device=run.device, batch_size=batch_size, workers=_workers(run))
+
+
+def _train_loader(run: Run) -> TrainLoader:
+    options = run.options
+    return train_loader(
+        run.train_set,
+        run.hyp,
+        batch_size=options.batch_size,
+        workers=_workers(run),
+        seed=options.seed,
+        rect=options.rect,
+        stride=run.model.max_stride,
+        pin_memory=run.device.type == "cuda",
+    )
+
+
+def _workers(run: Run) -> int:
+    return run.options.workers if run.workers is None else run.workers
+
+
+def _affordable_workers(run: Run) -> int:
+    """As many processes as there is shared memory for, in training and in the evaluations between."""
+    workers = min(run.options.workers, os.cpu_count() or 1)
+    training = _train_loader(run)
+    if training.short_of_memory:
+        workers = training.workers
+    evaluation = eval_loader(
+        run.val_set,
+        batch_size=VAL_BATCHES * run.options.batch_size,
+        stride=run.model.max_stride,
+        pad=run.model.geometry.pad,
+        workers=workers,
+    )
+    return evaluation.workers if evaluation.short_of_memory else workers

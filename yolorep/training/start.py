@@ -38,7 +38,7 @@ def starting_model(
 
     Args:
         cfg: Model YAML.
-        weights: Our checkpoint or a YOLOv5 ``.pt``.
+        weights: Our checkpoint or a YOLOv5 ``.pt``; with ``cfg``, also the ``state_dict`` of either.
         names: The data set's class names.
         backbone_weights: ImageNet weights of the backbone of ``cfg``: a published file or a hub id.
         expand: Rule by which the model's plain convolutions get extra branches to train.
@@ -64,14 +64,15 @@ def starting_model(
         if backbone_weights:
             say(str(load_backbone_weights(model, backbone_weights)))
         return _expanded(model, rule)
-    checkpoint = load_checkpoint(weights)
+    asked = load_config(cfg) if cfg else None
+    checkpoint = load_checkpoint(weights, config=asked)
     if checkpoint.fused:
         raise UserError(
             f"{weights}: expected a trainable model, found a fused one, whose branches are gone; "
             "use the checkpoint it was made from"
         )
     stored = parse_config(checkpoint.model_config, source=weights)
-    config = load_config(cfg) if cfg else stored
+    config = asked or stored
     _refuse_second_rule(rule, stored.expand, source=weights)
     _refuse_second_rule(rule, config.expand, source=str(cfg))
     if stored.expand is not None and config.expand != stored.expand:

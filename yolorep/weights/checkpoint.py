@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import errno
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -12,16 +12,20 @@ import torch
 from torch import Tensor, nn
 
 from yolorep.errors import UserError
-from yolorep.files import atomic_write
+from yolorep.files import SteadyFile, atomic_write
 from yolorep.models.classifier import Classifier
 from yolorep.models.detector import Detector, build_network
 from yolorep.models.network import Network
 from yolorep.models.parser import parse_config
 from yolorep.nn.reparam import fused_form
 from yolorep.ops.letterbox import Geometry
-from yolorep.weights.pickles import DAMAGE
+from yolorep.weights.pickles import check_plain, reading, unpickle
 
 FORMAT = "yolorep-1"
+#: Classes, and letters of a class's name.
+MAX_CLASSES, MAX_CLASS_NAME = 100_000, 1000
+#: The longest side of images in pixels that a checkpoint may remember.
+MAX_IMAGE_SIZE = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,7 @@ class Checkpoint:
         training: optimizer, progress, options and so on, of an unfinished run; empty otherwise.
         data: the dataset YAML it was trained on, as it was given; empty if unknown.
         geometry: of the images it was trained on.
+        of_yolov5: it was read from a file of YOLOv5.
     """
 
     path: Path
@@ -51,6 +56,7 @@ class Checkpoint:
     training: dict[str, Any] = field(default_factory=dict)
     data: str = ""
     geometry: Geometry = field(default_factory=Geometry)
+    of_yolov5: bool = False
 
     def build(self, *, use_ema: bool = True) -> Detector | Classifier:
         """Builds the network and loads its weights, all of them.
@@ -109,22 +115,28 @@ def save_checkpoint(
         "data": data,
         "geometry": asdict(model.geometry),
     }
-    try:
-        with atomic_write(path) as temporary, temporary.open("wb") as file:
-            torch.save(content, file)
-    except RuntimeError as error:  # how torch tells that a write failed
-        raise OSError(errno.ENOSPC, "could not be written, probably a full disk", str(path)) from error
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
+        steady = SteadyFile(file)
+        torch.save(content, steady)  # type: ignore[arg-type]
+        steady.check()
+
+
+def is_ours(content: Any) -> bool:
+    """Whether this is what :func:`save_checkpoint` wrote, of whatever format version."""
+    return isinstance(content, dict) and ("model_config" in content or content.get("format") == FORMAT)
 
 
 def parse_checkpoint(content: Any, path: Path) -> Checkpoint:
-    """What :func:`save_checkpoint` wrote, checked.
+    """What :func:`save_checkpoint` wrote, checked; to be called within :func:`yolorep.weights.pickles.reading`.
 
     Raises:
         UserError: one line, if it is something else or incomplete.
     """
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        found = content.get("format", "another") if isinstance(content, dict) else type(content).__name__
-        raise UserError(f"{path}: expected a checkpoint of format {FORMAT!r}, found {found!r}")
+    if content.get("format") != FORMAT:
+        found = content.get("format")
+        found = repr(found[:40]) if isinstance(found, str) else "another one"
+        raise UserError(f"{path}: expected a checkpoint of format {FORMAT!r}, found {found}")
+    check_plain(content, what="the checkpoint")
     for key, fits in _FORM.items():
         if not fits(content.get(key)) and (key in content or key not in _LATER):
             raise UserError(f"{path}: a damaged checkpoint: {key} {'does not fit' if key in content else 'is missing'}")
@@ -145,19 +157,24 @@ def parse_checkpoint(content: Any, path: Path) -> Checkpoint:
 def is_checkpoint(path: str | Path) -> bool:
     """Whether a file is one that :func:`save_checkpoint` wrote, of whatever format version."""
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (*DAMAGE, OSError):
+        with reading(Path(path), "checkpoint"):
+            return is_ours(unpickle(Path(path)))
+    except UserError:
         return False
-    return isinstance(content, dict) and "format" in content and "model_config" in content
 
 
 def _is_tensors(value: Any) -> bool:
-    return isinstance(value, dict) and all(isinstance(tensor, Tensor) for tensor in value.values())
+    return isinstance(value, dict) and all(
+        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in value.items()
+    )
 
 
 def _is_norms(value: Any) -> bool:
     return isinstance(value, dict) and all(
-        isinstance(pair, tuple | list) and len(pair) == 2 and all(isinstance(number, int | float) for number in pair)
+        isinstance(pair, tuple | list)
+        and [type(number) for number in pair] == [float, float]
+        and 0 <= pair[0] < math.inf
+        and 0 <= pair[1] <= 1
         for pair in value.values()
     )
 
@@ -167,13 +184,18 @@ def _is_geometry(value: Any) -> bool:
         geometry = Geometry(**value)
     except (TypeError, ValueError):
         return False
-    return type(geometry.image_size) in (int, type(None)) and type(geometry.pad) in (int, float)
+    size, pad = geometry.image_size, geometry.pad
+    return type(pad) in (int, float) and (size is None or (type(size) is int and size <= MAX_IMAGE_SIZE))
 
 
 #: What our files hold, key by key.
 _FORM: dict[str, Callable[[Any], bool]] = {
     "model_config": lambda value: isinstance(value, dict),
-    "names": lambda value: isinstance(value, list) and all(isinstance(name, str) for name in value),
+    "names": lambda value: (
+        isinstance(value, list)
+        and 1 <= len(value) <= MAX_CLASSES
+        and all(isinstance(name, str) and len(name) <= MAX_CLASS_NAME for name in value)
+    ),
     "state_dict": _is_tensors,
     "ema": lambda value: value is None or _is_tensors(value),
     "bn": _is_norms,
@@ -198,14 +220,18 @@ def load_strictly(model: nn.Module, weights: Mapping[str, Tensor], *, source: st
     differing = [name for name in own if name in weights and own[name].shape != weights[name].shape]
     if missing or unexpected or differing:
         faults = [
-            f"{len(names)} {what} ({names[0]}{', …' if len(names) > 1 else ''})"
+            f"{len(names)} {what} ({names[0]:.80}{', …' if len(names) > 1 else ''})"
             for what, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", differing))
             if names
         ]
         raise UserError(f"{source}: the weights do not fit the model: {', '.join(faults)} of {len(own)} tensors")
     for name, tensor in weights.items():
+        if own[name].is_floating_point() != tensor.is_floating_point() or tensor.is_complex():
+            raise UserError(f"{source}: expected {name} as {own[name].dtype}, found {tensor.dtype}")
         if not torch.isfinite(tensor).all():
             raise UserError(f"{source}: {name} is not finite: the training that wrote this file diverged")
+        if name.endswith("running_var") and (tensor < 0).any():
+            raise UserError(f"{source}: expected variances of at least 0, found {name} with others; it is damaged")
     model.load_state_dict(dict(weights))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from yolorep.errors import UserError
 from yolorep.models.classifier import Classifier
 from yolorep.models.detector import build_network
 from yolorep.models.network import Network
+from yolorep.weights.kinds import kind_of_file
 from yolorep.weights.layouts import (
     Layout,
     detect_layout,
@@ -28,7 +28,7 @@ from yolorep.weights.layouts import (
     to_timm,
     unfused_file,
 )
-from yolorep.weights.pickles import DAMAGE, read_foreign
+from yolorep.weights.pickles import Stub, read_foreign
 
 ENDINGS = (".safetensors", ".pt", ".pth", ".pth.tar", ".bin")
 #: Endings by which a name is a file's, though of another kind, not a hub id.
@@ -325,12 +325,7 @@ def _read(path: Path, source: str) -> Any:
             raise UserError(f"{source}: not a readable safetensors file: {str(error).splitlines()[0]}") from error
     if not path.name.endswith(ENDINGS):
         raise UserError(f"{source}: expected published weights ending in {', '.join(ENDINGS)}")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about files that are refused below anyway
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except (*DAMAGE, OSError):
-        return read_foreign(path)  # training checkpoints may hold the trainer's own objects beside the tensors
+    return read_foreign(path)  # training checkpoints may hold the trainer's own objects beside the tensors
 
 
 def _tensors(content: Any, source: str) -> dict[str, Tensor]:
@@ -344,15 +339,15 @@ def _tensors(content: Any, source: str) -> dict[str, Tensor]:
             (content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping) and content[key]), content
         )
     tensors = {}
-    if isinstance(content, Mapping):
-        tensors = {
-            name: value for name, value in content.items() if isinstance(name, str) and isinstance(value, Tensor)
-        }
-    if not tensors:
-        raise UserError(f"{source}: expected tensors by name, found none")
-    for name, tensor in tensors.items():
-        if tensor.layout is not torch.strided or tensor.is_meta or tensor.is_quantized or tensor.is_complex():
+    for name, value in content.items() if isinstance(content, Mapping) else ():
+        if isinstance(value, Tensor) and isinstance(name, str):
+            tensors[name] = value
+        if (isinstance(value, Tensor) and value.is_complex()) or (
+            isinstance(value, Stub) and value.qualified_name.startswith(("torch._utils.", "torch.Tensor"))
+        ):
             raise UserError(f"{source}: expected plain tensors of real numbers, found {name} of another kind")
+    if not tensors:
+        raise UserError(f"{source}: expected tensors by name, found {kind_of_file(Path(source)) or 'none'}")
     # Left by training on several devices.
     parallel = all(name.startswith("module.") for name in tensors)
     return {name.removeprefix("module."): tensor for name, tensor in tensors.items()} if parallel else tensors

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +14,17 @@ from torch import Tensor, nn
 from yolorep.models.detector import build_model
 from yolorep.models.parser import parse_config
 from yolorep.nn.conv import Conv, ConvBN
-from yolorep.weights.checkpoint import Checkpoint, norms_of
-from yolorep.weights.pickles import Refused, Stub, reading, unpickle
+from yolorep.nn.reparam import fused_form
+from yolorep.weights.archive import Refused
+from yolorep.weights.checkpoint import MAX_CLASS_NAME, MAX_CLASSES, Checkpoint, norms_of
+from yolorep.weights.pickles import Stub, check_plain, reading, unpickle
+
+#: Modules of a file, and tensors and other values that these hold.
+MAX_LAYERS, MAX_TENSORS = 10_000, 100_000
+#: Letters of a module's or a tensor's own name.
+MAX_NAME = 64
+#: The classes of detectors, also where YOLOv5 is a package inside another.
+_DETECTOR = re.compile(r"(?:[\w.]+\.)?models\.yolo\.(?:DetectionModel|Model)")
 
 
 @dataclass
@@ -40,19 +51,30 @@ def read_yolov5(path: Path) -> Yolov5Checkpoint:
         UserError: one line, if the file is no YOLOv5 checkpoint or wants to run something.
     """
     with reading(path, "YOLOv5 checkpoint"):
-        return _interpret(unpickle(path))
+        return interpret(unpickle(path))
 
 
-def load_yolov5(path: Path) -> Checkpoint:
-    """A YOLOv5 file as one of our checkpoints.
+def is_yolov5(content: Any) -> bool:
+    """Whether this is what a YOLOv5 file of a detector describes."""
+    model = _model(content)
+    return model is not None and _DETECTOR.fullmatch(model.qualified_name) is not None
+
+
+def load_yolov5(content: Any, path: Path) -> Checkpoint:
+    """What a YOLOv5 file describes as one of our checkpoints, to be called within :func:`reading`.
+
+    A file that YOLOv5 has fused has no BatchNorms, and becomes a fused checkpoint.
 
     Raises:
-        UserError: one line, if the file is no YOLOv5 checkpoint, wants to run something, or has rows that are unknown.
+        Refused: if it makes no sense.
+        UserError: one line, if it has rows that are unknown.
     """
-    foreign = read_yolov5(path)
-    model = build_model(parse_config(foreign.config, source=str(path)), names=foreign.names)
-    ours = yolov5_names(model)
-    theirs = {name: mine for mine, name in ours.items()}
+    foreign = interpret(content)
+    model = build_model(parse_config(foreign.config, source=str(path)), names=foreign.names).eval()
+    fused = bool(norms_of(model)) and not foreign.bn
+    if fused:
+        model = fused_form(model)
+    theirs = theirs_to_ours(model)
     norms = dict(norms_of(model))
     bn = {}
     for name, values in foreign.bn.items():
@@ -60,7 +82,12 @@ def load_yolov5(path: Path) -> Checkpoint:
         if mine in norms and values != (norms[mine].eps, norms[mine].momentum):
             bn[mine] = values
     weights = {theirs.get(name, name): _float(tensor) for name, tensor in foreign.state_dict.items()}
-    return Checkpoint(path, model.config.to_dict(), foreign.names, weights, bn=bn)
+    return Checkpoint(path, model.config.to_dict(), foreign.names, weights, bn=bn, fused=fused, of_yolov5=True)
+
+
+def theirs_to_ours(model: nn.Module) -> dict[str, str]:
+    """YOLOv5's name of every tensor to ours."""
+    return {theirs: ours for ours, theirs in yolov5_names(model).items()}
 
 
 def yolov5_names(model: nn.Module) -> dict[str, str]:
@@ -81,23 +108,40 @@ def yolov5_names(model: nn.Module) -> dict[str, str]:
     return names
 
 
-def _interpret(checkpoint: Any) -> Yolov5Checkpoint:
-    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("ema") or checkpoint.get("model"), Stub):
+def interpret(content: Any) -> Yolov5Checkpoint:
+    """What the content of a file says, to be called within :func:`reading`.
+
+    Raises:
+        Refused: if it is no YOLOv5 checkpoint.
+    """
+    model = _model(content)
+    if model is None:
         raise Refused("expected a checkpoint with a 'model', as YOLOv5 saves it")
-    model = checkpoint.get("ema") or checkpoint["model"]
     state = _attributes(model)
-    config = state.get("yaml")
+    config, names = state.get("yaml"), state.get("names", [])
     if not isinstance(config, dict):
         raise Refused("the model does not carry its YAML; expected a YOLOv5 detection model")
+    check_plain(config, what="its model file")
     config = {key: value for key, value in _plain(config).items() if isinstance(key, str)}
-    names = state.get("names", [])
-    names = tuple(str(names[key]) for key in sorted(names)) if isinstance(names, Mapping) else tuple(map(str, names))
-    tensors: dict[str, Tensor] = {}
-    norms: dict[str, tuple[float, float]] = {}
-    _collect(model, "", tensors, norms, depth=0)
+    names = [names[key] for key in sorted(names)] if isinstance(names, Mapping) else names
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str | int) for name in names):
+        raise Refused("expected class names, found something else")
+    if not 1 <= len(names) <= MAX_CLASSES or any(len(str(name)) > MAX_CLASS_NAME for name in names):
+        raise Refused(
+            f"expected 1 to {MAX_CLASSES:,} classes with names of up to {MAX_CLASS_NAME:,} letters, "
+            f"found {len(names):,} or a longer one"
+        )
+    read = _Modules({}, {}, MAX_LAYERS, MAX_TENSORS)
+    read.collect(model, "", depth=0)
     if len(names) != config.get("nc"):
         config["nc"] = len(names)
-    return Yolov5Checkpoint(config, names, tensors, norms)
+    return Yolov5Checkpoint(config, tuple(map(str, names)), read.tensors, read.norms)
+
+
+def _model(content: Any) -> Stub | None:
+    """The model in a file, which may also be all that it holds; its EMA if there is one."""
+    found = [content.get("ema"), content.get("model")] if isinstance(content, dict) else [content]
+    return next((model for model in found if isinstance(model, Stub)), None)
 
 
 def _attributes(stub: Stub) -> dict[str, Any]:
@@ -107,23 +151,41 @@ def _attributes(stub: Stub) -> dict[str, Any]:
     return state
 
 
-def _collect(
-    module: Stub, prefix: str, tensors: dict[str, Tensor], norms: dict[str, tuple[float, float]], *, depth: int
-) -> None:
-    """Walks ``_parameters``, ``_buffers`` and ``_modules`` as ``state_dict()`` would."""
-    if depth > 32:
-        raise Refused("modules are nested too deeply")
-    state = _attributes(module)
-    for group in ("_parameters", "_buffers"):
-        for name, value in (state.get(group) or {}).items():
-            # Detect's anchor_grid and grid are caches of image sizes long gone.
-            if isinstance(value, Tensor) and name not in ("anchor_grid", "grid"):
-                tensors[f"{prefix}{name}"] = value
-    if module.qualified_name.startswith("torch.nn.modules.batchnorm."):
-        norms[prefix.removesuffix(".")] = (float(state["eps"]), float(state["momentum"]))
-    for name, child in (state.get("_modules") or {}).items():
-        if isinstance(child, Stub):
-            _collect(child, f"{prefix}{name}.", tensors, norms, depth=depth + 1)
+@dataclass
+class _Modules:
+    """Walks ``_parameters``, ``_buffers`` and ``_modules`` as ``state_dict()`` would, as long as they are not too many.
+
+    Modules may share others, so that a small file could describe billions.
+    """
+
+    tensors: dict[str, Tensor]
+    norms: dict[str, tuple[float, float]]
+    layers_left: int
+    values_left: int
+
+    def collect(self, module: Stub, prefix: str, *, depth: int) -> None:
+        self.layers_left -= 1
+        if self.layers_left < 0 or depth > 32:
+            raise Refused(f"it has more than {MAX_LAYERS:,} layers, or 32 in each other")
+        state = _attributes(module)
+        for group in ("_parameters", "_buffers", "_modules"):
+            names = state.get(group) or {}
+            self.values_left -= len(names)
+            if self.values_left < 0 or not all(isinstance(name, str) and len(name) <= MAX_NAME for name in names):
+                raise Refused(f"it has more than {MAX_TENSORS:,} tensors, or one whose name is none")
+        for group in ("_parameters", "_buffers"):
+            for name, value in (state.get(group) or {}).items():
+                # Detect's anchor_grid and grid are caches of image sizes long gone.
+                if isinstance(value, Tensor) and name not in ("anchor_grid", "grid"):
+                    self.tensors[f"{prefix}{name}"] = value
+        if module.qualified_name.startswith("torch.nn.modules.batchnorm."):
+            eps, momentum = float(state["eps"]), float(state["momentum"])
+            if not (math.isfinite(eps) and eps >= 0 and 0 <= momentum <= 1):
+                raise Refused(f"a BatchNorm with eps {eps} and momentum {momentum}")
+            self.norms[prefix.removesuffix(".")] = (eps, momentum)
+        for name, child in (state.get("_modules") or {}).items():
+            if isinstance(child, Stub):
+                self.collect(child, f"{prefix}{name}.", depth=depth + 1)
 
 
 def _plain(value: Any) -> Any:

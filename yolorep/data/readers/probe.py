@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -13,9 +12,10 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from yolorep.console import plural, progress, say
+from yolorep.console import plural, say
 from yolorep.data.annotations import ID_LIMIT, Annotations, Truth
 from yolorep.data.cache import Arrays, cache_file, load_arrays, pack_json, save_arrays, unpack_json
+from yolorep.data.threads import for_images
 from yolorep.errors import UserError, one_line
 from yolorep.files import is_endless
 from yolorep.images import ImageError, ImageReadError, probe_image
@@ -62,8 +62,7 @@ def pack_probes(probes: Sequence[Probe]) -> tuple[Arrays, bool]:
 
 def in_threads(function: Callable[[Item], Result], items: Sequence[Item], where: str) -> list[Result]:
     """Calls a function that reads files for every item, showing how far it is."""
-    with ThreadPoolExecutor(min(8, (os.cpu_count() or 1) + 1)) as pool:
-        return list(progress(pool.map(function, items), total=len(items), desc=f"{where}: reading", unit="images"))
+    return for_images(function, items, desc=f"{where}: reading")
 
 
 @dataclass(frozen=True)
