@@ -79,6 +79,7 @@ def test_garbage_is_left_out() -> None:
         (mjpeg([part(jpeg())], then=lambda: time.sleep(20)), "lost: stalled, no frame for 0.2 s"),
         (plain(b"503 Service Unavailable"), "not reached: the server answers 503 Service Unavailable"),
         (plain(b"200 OK"), "not reached: nothing arrived"),
+        (plain(b"500 \x1b[31mred"), r"not reached: the server answers 500 \x1b[31mred; trying again"),
         (lambda connection: connection.sendall(b"RTSP/1.0 200 OK\r\n\r\n"), "not reached: the server does not answer"),
         (lambda connection: None, "not reached: remote end closed connection without response"),
         (lambda connection: time.sleep(20), "not reached: no answer"),
@@ -138,6 +139,7 @@ def test_passwords() -> None:
             assert b"Authorization" not in server.requests[0] and expected in server.requests[1]
 
 
+@pytest.mark.slow
 def test_a_server_that_comes_back_is_noticed_before_the_next_attempt() -> None:
     server = WebServer(mjpeg(FOREVER, pause=0.01))
     server.close()

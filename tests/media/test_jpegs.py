@@ -133,6 +133,7 @@ def test_a_jpeg_that_is_cut_off_takes_none_with_it() -> None:
     assert list(split_jpegs([whole[:-2] + whole])) == [whole[:-2], whole]
 
 
+@pytest.mark.slow
 def test_a_jpeg_without_end() -> None:
     endless = chain([jpeg()[:-2]], repeat(b"\0" * (1 << 20), 40), [part(jpeg())])
     first, *_, last = find_jpegs(endless)

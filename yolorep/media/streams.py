@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 from yolorep.console import plural
-from yolorep.errors import first_line
+from yolorep.errors import first_line, one_line
 from yolorep.images import ImageError
 from yolorep.media.connections import Patience, answers, connect
 from yolorep.media.frames import Frame, Unreadable
@@ -261,7 +261,7 @@ class Stream:
             self._damaged, self._told_damaged_at = 0, now
 
     def _tell(self, line: str) -> None:
-        self.lines.append(f"{self._path}: {line}")
+        self.lines.append(one_line(f"{self._path}: {line}"))  # a server may answer anything
         self._news.set()
 
 
