@@ -211,6 +211,7 @@ def detect(
     half: bool = False,
     max_pixels: int | None = None,
     vid_stride: int = 1,
+    reconnect_timeout: float | None = None,
 ) -> Path | None:
     """Detects objects in everything a source names and writes what is asked for, as ``detect.py`` does.
 

@@ -247,6 +247,9 @@ class DetectOptions(Options):
     half: bool = option(False, "float16 inference (CUDA)")
     max_pixels: int | None = option(None, _MAX_PIXELS, low=1)
     vid_stride: int = option(1, "use every N-th frame of a video", low=1)
+    reconnect_timeout: float | None = option(
+        None, "give up a live stream after so many seconds without a frame (default: never)", low=0
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.media.cameras import jpeg, mjpeg, part, plain, web_server
 from tests.media.files import make_image, probe_video, write_frames, write_image, write_video
 from tests.media.pipes import open_pipe, pipe_in, until
 from yolorep.cli import main
@@ -33,7 +35,7 @@ def run(tmp_path: Path, white_box: str) -> Run:
 
     def run(source: str = "", **options: object) -> Path | None:
         options = {"project": str(tmp_path / "out"), "imgsz": 128, "agnostic_nms": True, **options}
-        source = source if source == "-" else str(tmp_path / "in" / source)
+        source = source if source == "-" or "://" in source else str(tmp_path / "in" / source)
         return detect(DetectOptions(weights=white_box, source=source, device="cpu", **options))  # type: ignore[arg-type]
 
     return run
@@ -264,6 +266,59 @@ def test_interrupted_video_can_be_played(
     assert len(json.loads((tmp_path / "out" / "exp" / "predictions.json").read_text())) == 8
     line, last = capsys.readouterr().out.splitlines()
     assert line.startswith("stdin: 8 frames, square in 8, ") and last == f"results: {tmp_path / 'out' / 'exp'}"
+
+
+def test_a_stream_that_changes_its_size_and_is_lost(
+    white_box: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parts = [part(jpeg()), part(b"garbage"), part(jpeg()), part(jpeg(48, 64)), part(jpeg(48, 64))]
+    with web_server(mjpeg(parts, pause=0.2), plain(b"404 Not Found")) as server:
+        source = server.url.replace("//", "//me:secret@") + "?token=secret"
+        flags = ["--weights", white_box, "--source", source, "--imgsz", "128", "--project", str(tmp_path / "out")]
+        flags += ["--save-csv", "--save-json", "--save-txt", "--reconnect-timeout", "0.2"]
+        assert main(["detect", *flags]) == 0
+    output = capsys.readouterr().out
+    shown = f"{server.url.replace('//', '//***@')}?token=***"
+    for line in ("connected, 128x96", "the frame size is now 64x48", "lost: the stream ended; trying again"):
+        assert f"{shown}: {line}\n" in output
+    assert re.search(rf"{re.escape(shown)}: not read: lost for 0\.\d s: ", output)
+    assert re.search(rf"{re.escape(shown)}: \d frames, .* ms/frame\n", output)
+    folder = tmp_path / "out" / "exp"
+    assert {"stream.mp4", "stream_64x48.mp4"} < set(files(folder))
+    texts = [path.read_text() for path in folder.rglob("*.*") if path.suffix in (".csv", ".json")]
+    assert all("secret" not in text and shown in text for text in texts)
+    assert not [name for name in files(folder) if "secret" in name]
+
+
+def test_a_stream_that_stalls_is_interrupted_at_once(run: Run, tmp_path: Path, white_box: str) -> None:
+    table = tmp_path / "out" / "exp" / "predictions.csv"
+    with web_server(mjpeg([part(jpeg())], then=lambda: time.sleep(60))) as server:
+
+        def interrupt() -> None:
+            until(lambda: table.exists() and len(table.read_text().splitlines()) == 2)
+            os.kill(os.getpid(), signal.SIGINT)
+
+        threading.Thread(target=interrupt, daemon=True).start()
+        with pytest.raises(KeyboardInterrupt):
+            run(server.url, save_csv=True)
+    assert probe_video(tmp_path / "out" / "exp" / "stream.mp4")[0] == 1
+
+
+def test_streams_and_files_of_a_list(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_video(tmp_path / "in" / "a.avi", 4, codec="MJPG")
+    write_image(tmp_path / "in" / "b.png")
+    with web_server(mjpeg([part(jpeg())] * 5, pause=0.05)) as one, web_server(plain(b"404 Not Found")) as dead:
+        (tmp_path / "in" / "list.txt").write_text(f"{one.url}\na.avi\n{dead.url}\nb.png\n")
+        folder = run("list.txt", save_csv=True, reconnect_timeout=0.0)
+    assert folder and files(folder) == ["a.mp4", "b.png", "predictions.csv", "stream.mp4"]
+    assert probe_video(folder / "a.mp4")[0] == 4
+    output = capsys.readouterr().out
+    assert f"{dead.url}: not read: the server answers 404 Not Found\n" in output
+    for path, found in (("in/a.avi", "4 frames, "), ("in/b.png", "1 square, "), (one.url, "")):
+        assert len(re.findall(rf"{re.escape(path)}: {found}.* ms(?:/frame)?\n", output)) == 1
+    with (folder / "predictions.csv").open(newline="") as file:
+        rows = [(row["path"], row["frame"]) for row in csv.DictReader(file)]
+    assert [frame for path, frame in rows if path.endswith("a.avi")] == ["1", "2", "3", "4"]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 
 from tests.formats.conftest import tiny_model
 from tests.inference.white_box import WhiteBoxBackend
+from tests.media.cameras import jpeg, mjpeg, part, web_server
 from tests.media.files import make_image, write_frames, write_image, write_video
 from yolorep.detections import Detections
 from yolorep.errors import UserError
@@ -211,6 +213,19 @@ def test_unreadable_files(tmp_path: Path) -> None:
         next(found)
     with pytest.warns(UserWarning, match=message):
         assert [Path(one.path).name for one in predictor.stream(tmp_path, skip_unreadable=True)] == ["a.png", "c.png"]
+
+
+def test_live_frames_do_not_wait_for_a_batch(capsys: pytest.CaptureFixture[str]) -> None:
+    backend = WhiteBoxBackend()
+    with web_server(mjpeg([part(jpeg())], then=lambda: time.sleep(60))) as server:
+        before = time.time()
+        found = Predictor(backend, image_size=128, batch_size=4).stream(server.url)
+        one = next(found)
+        assert one.captured is not None and before <= one.captured <= time.time()
+        found.close()  # type: ignore[attr-defined]
+    assert capsys.readouterr().out == f"{server.url}: connected, 128x96\n"
+    (still,) = Predictor(backend, image_size=128).stream([make_image()])
+    assert still.captured is None
 
 
 @pytest.mark.parametrize("source", [0, "0", "rtsp://host/stream"])

@@ -3,7 +3,7 @@ from __future__ import annotations
 import io
 import random
 from collections.abc import Iterator
-from itertools import pairwise, repeat
+from itertools import chain, pairwise, repeat
 
 import cv2
 import numpy as np
@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from tests.media.files import make_image
-from yolorep.media.jpegs import split_jpegs
+from yolorep.media.jpegs import find_jpegs, split_jpegs
 
 NOISE = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
 
@@ -103,3 +103,38 @@ def test_no_byte_too_many_is_waited_for() -> None:
     for picture in split_jpegs(chunks()):
         assert picture == arrived[-1]
     assert len(arrived) == len(KINDS)
+
+
+@pytest.mark.parametrize("most", [1, 1000])
+@pytest.mark.parametrize(
+    ("garbage", "count"),
+    [
+        (b"", 0),
+        (b"\r\n", 0),
+        (b"nonsense", 1),
+        (part(b"nonsense"), 1),
+        (part(b"\xff\xee" * 50) * 20, 20),
+        (part(b"\0\xff\xfe\xff") + b"more\r\n" + part(b""), 2),
+        (bytes(range(256)) * 30, 1),
+    ],
+)
+def test_garbage_between_jpegs(garbage: bytes, count: int, most: int) -> None:
+    pictures = list(KINDS.values())
+    stream = b"".join(garbage + part(picture) for picture in pictures)
+    expected = [one for picture in pictures for one in [*[b""] * count, picture]]
+    assert list(find_jpegs(cut(stream, most=most))) == expected
+
+
+def test_a_jpeg_that_is_cut_off_takes_none_with_it() -> None:
+    whole = jpeg()
+    for end in (20, 300, len(whole) - 2):
+        found = list(find_jpegs([part(whole[:end]) + part(whole) + part(whole) + part(whole)]))
+        assert whole in found[1:] and found[-1] == whole
+    assert list(split_jpegs([whole[:-2] + whole])) == [whole[:-2], whole]
+
+
+@pytest.mark.slow
+def test_a_jpeg_without_end() -> None:
+    endless = chain([jpeg()[:-2]], repeat(b"\0" * (1 << 20), 40), [part(jpeg())])
+    first, *_, last = find_jpegs(endless)
+    assert len(first) < 1 << 26 and last == jpeg()

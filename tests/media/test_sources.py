@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import ClassVar
 
 import cv2
 import numpy as np
@@ -112,9 +111,13 @@ def test_an_image_whose_suffix_says_nothing(tmp_path: Path, name: str) -> None:
         ("0", False, True),
         ("screen", False, True),
         ("-", False, False),
+        ("files.txt", False, False),
+        ("all.streams", False, True),
     ],
 )
 def test_one_image_and_live_sources(media: Path, source: str, one_image: bool, live: bool) -> None:
+    Path("files.txt").write_text("media/b.jpg\nhttp://host/a.mp4\n")
+    Path("all.streams").write_text("media/b.jpg\nrtsp://host/stream\n")
     assert (is_one_image(source), is_live(source)) == (one_image, live)
 
 
@@ -307,54 +310,6 @@ def test_wrong_list_file(tmp_path: Path, content: bytes) -> None:
 def test_wrong_stride(media: Path) -> None:
     with pytest.raises(UserError, match="--vid-stride 0: expected 1 or more"):
         open_source(media, vid_stride=0)
-
-
-class FakeCamera:
-    """A live stream of three frames."""
-
-    opened: ClassVar[list[object]] = []
-
-    def __init__(self, source: object) -> None:
-        self.opened.append(source)
-        self.left = 3
-
-    def isOpened(self) -> bool:
-        return True
-
-    def get(self, prop: int) -> float:
-        return -1.0 if prop == cv2.CAP_PROP_FRAME_COUNT else 0.0
-
-    def grab(self) -> bool:
-        self.left -= 1
-        return self.left >= 0
-
-    def retrieve(self) -> tuple[bool, np.ndarray]:
-        return True, make_image()
-
-    def release(self) -> None:
-        self.opened.append("released")
-
-
-@pytest.mark.parametrize(("source", "opened"), [("0", 0), ("rtsp://host/stream", "rtsp://host/stream")])
-def test_live_streams(monkeypatch: pytest.MonkeyPatch, source: str, opened: object) -> None:
-    monkeypatch.setattr(FakeCamera, "opened", [])
-    monkeypatch.setattr("cv2.VideoCapture", FakeCamera)
-    *frames, end = open_source(source)
-    assert FakeCamera.opened == [opened, "released"]
-    assert [(frame.path, frame.index, frame.total, frame.fps) for frame in frames] == [
-        (source, i, None, None) for i in range(3)
-    ]
-    assert frames[0].time == pytest.approx(0, abs=0.05) and 0 <= frames[1].time <= frames[2].time
-    assert end == Unreadable(source, "the stream ended after 3 frames")
-
-
-def test_leaving_early_releases_the_capture(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(FakeCamera, "opened", [])
-    monkeypatch.setattr("cv2.VideoCapture", FakeCamera)
-    frames = open_source("0")
-    next(frames)
-    frames.close()
-    assert FakeCamera.opened == [0, "released"]
 
 
 @pytest.fixture

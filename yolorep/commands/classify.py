@@ -21,6 +21,7 @@ from yolorep.formats import format_of
 from yolorep.image_headers import limit_pixels
 from yolorep.media.frames import Frame, Unreadable
 from yolorep.media.sources import open_source
+from yolorep.media.urls import without_secrets
 from yolorep.models.classifier import Classifier
 from yolorep.models.detector import Detector
 from yolorep.nn.reparam import fuse
@@ -94,7 +95,7 @@ def run(options: ClassifyOptions) -> int:
             say_line(_line(result, frame))
         count += 1
     if not count:
-        raise UserError(f"--source {options.source}: not one image could be read")
+        raise UserError(f"--source {without_secrets(options.source)}: not one image could be read")
     return count
 
 

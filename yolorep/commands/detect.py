@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from itertools import chain, groupby
 from pathlib import Path
@@ -27,10 +27,11 @@ from yolorep.media.sinks import (
     OutputNames,
     Sink,
     TxtSink,
-    VideoSink,
     ViewSink,
 )
 from yolorep.media.sources import open_source
+from yolorep.media.stream_videos import StreamVideoSink
+from yolorep.media.urls import without_secrets
 from yolorep.options import DetectOptions
 
 
@@ -56,7 +57,9 @@ def run(options: DetectOptions) -> Path | None:
             "screen, for example --source street.jpg"
         )
     limit_pixels(options.max_pixels)
-    items = open_source(options.source, vid_stride=options.vid_stride, note=say)
+    items = open_source(
+        options.source, vid_stride=options.vid_stride, reconnect_timeout=options.reconnect_timeout, note=say
+    )
     given = load_data_config(options.data).names if options.data else None
     predictor = Predictor(
         options.weights,
@@ -78,6 +81,8 @@ def run(options: DetectOptions) -> Path | None:
             f"found {len(names)}; leave --data out to use those in the weights"
         )
     with ExitStack() as stack:
+        if isinstance(items, Generator):
+            stack.enter_context(closing(items))  # last of all: stops the threads of live sources
         view = stack.enter_context(ViewSink()) if options.view_img else None
         items = _skip_unreadable(items, options.source)  # a run folder appears once there is something to put into it
         saves = (not options.nosave, options.save_txt, options.save_csv, options.save_json, options.save_crop)
@@ -88,18 +93,19 @@ def run(options: DetectOptions) -> Path | None:
         written = Written()
         for sink in _file_sinks(options, folder, names) if folder else ():
             sinks.append(stack.enter_context(PatientSink(sink, written)))
-        total = _Summary("all")
-        for path, group in groupby(items, key=lambda item: item.path):
-            summary = _Summary(path)
-            try:
-                _detect_input(group, summary, predictor=predictor, names=names, sinks=sinks, options=options, view=view)
-            finally:  # a camera is always stopped by Ctrl-C: its line counts too
-                if summary.frames:
-                    say_line(summary.line(names))
-                total.add(summary)
-            if view and view.quit:
-                break
-        say(total.speed())
+        summaries = _Summaries(names)
+        try:
+            for path, group in groupby(items, key=_Grouping()):
+                if path:
+                    summaries.begin(path)
+                _detect_input(
+                    group, summaries, predictor=predictor, names=names, sinks=sinks, options=options, view=view
+                )
+                if view and view.quit:
+                    break
+        finally:  # a camera is always stopped by Ctrl-C: its line counts too
+            summaries.close()
+        say(summaries.total.speed())
     if written.problem and not written.count:
         raise UserError(f"not one result could be written, the first: {written.problem}")
     return folder
@@ -130,11 +136,6 @@ class _Summary:
         self.counts.update(set(classes) if self.video else classes)
         self.timing += timing
 
-    def add(self, other: _Summary) -> None:
-        """Adds what :meth:`speed` says."""
-        self.frames += other.frames
-        self.timing += other.timing
-
     def line(self, names: Sequence[str]) -> str:
         counts = [(class_name(names, class_id), count) for class_id, count in sorted(self.counts.items())]
         milliseconds = f"{1000 * self.timing.total / self.frames:.1f} ms"
@@ -154,9 +155,58 @@ class _Summary:
         )
 
 
+class _Grouping:
+    """Which frames are shown as one: those of a file by its path, and all from the first live one on.
+
+    Frames of live sources come in turn, and beside them those of files.
+    """
+
+    def __init__(self) -> None:
+        self._live = False
+
+    def __call__(self, item: Frame | Unreadable) -> str:
+        self._live = self._live or (isinstance(item, Frame) and item.captured is not None)
+        return "" if self._live else item.path
+
+
+class _Summaries:
+    """Says what was found in each input: in a file once the next one begins, in live sources at the end.
+
+    Attributes:
+        total: all inputs together.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.total = _Summary("all")
+        self._names = names
+        self._begun: dict[str, _Summary] = {}
+        self._file = ""
+
+    def begin(self, path: str) -> None:
+        """Is told of a frame of a file: the one before it is done."""
+        if path != self._file:
+            self._say(self._file)
+            self._file = path
+
+    def update(self, frame: Frame, detections: Detections, timing: Timing) -> None:
+        if frame.captured is None:
+            self.begin(frame.path)
+        for summary in (self.total, self._begun.setdefault(frame.path, _Summary(frame.path))):
+            summary.update(frame, detections, timing)
+
+    def close(self) -> None:
+        """Says the rest."""
+        for path in list(self._begun):
+            self._say(path)
+
+    def _say(self, path: str) -> None:
+        if path in self._begun:
+            say_line(self._begun.pop(path).line(self._names))
+
+
 def _detect_input(
     items: Iterator[Frame | Unreadable],
-    summary: _Summary,
+    summaries: _Summaries,
     *,
     predictor: Predictor,
     names: Sequence[str],
@@ -164,17 +214,17 @@ def _detect_input(
     options: DetectOptions,
     view: ViewSink | None,
 ) -> None:
-    """Looks at the frames of one input."""
+    """Looks at the frames of one input, or of all live ones."""
     first = next(items)
     rest: Iterable[Frame | Unreadable] = chain([first], items)
     if isinstance(first, Frame) and first.is_video:
-        rest = progress(rest, total=first.total, desc=Path(summary.path).name, unit="frames")
+        rest = progress(rest, total=first.total, desc=Path(first.path).name, unit="frames")
     for item in rest:
         if isinstance(item, Unreadable):
             say_line(_problem(item))
             continue
         detections = predictor(item.image)
-        summary.update(item, detections, predictor.timing)
+        summaries.update(item, detections, predictor.timing)
         drawn = item.image
         if view or not options.nosave:
             drawn = draw(
@@ -195,7 +245,7 @@ def _file_sinks(options: DetectOptions, folder: Path, names: Sequence[str]) -> I
     outputs = OutputNames()
     if not options.nosave:
         yield ImageSink(folder, outputs)
-        yield VideoSink(folder, outputs)
+        yield StreamVideoSink(folder, outputs)
     if options.save_txt:
         yield TxtSink(folder / "labels", outputs, save_conf=options.save_conf)
     if options.save_csv:
@@ -222,7 +272,7 @@ def _skip_unreadable(items: Iterator[Frame | Unreadable], source: str) -> Iterat
     if len(problems) == 1:
         raise UserError(f"{problems[0].path}: {problems[0].reason}; give a --source that can be read")
     raise UserError(
-        f"--source {source}: none of {len(problems)} inputs can be read, "
+        f"--source {without_secrets(source)}: none of {len(problems)} inputs can be read, "
         f"the first is {problems[0].path}: {problems[0].reason}"
     )
 

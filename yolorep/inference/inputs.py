@@ -25,7 +25,12 @@ COLOURS = ("bgr", "rgb")
 
 
 def open_input(
-    source: Input, *, colour: str = "bgr", vid_stride: int = 1, nested: bool = True
+    source: Input,
+    *,
+    colour: str = "bgr",
+    vid_stride: int = 1,
+    reconnect_timeout: float | None = None,
+    nested: bool = True,
 ) -> Iterator[Frame | Unreadable]:
     """Reads images from files, from memory, or from any mixture of them.
 
@@ -41,6 +46,7 @@ def open_input(
             - a list, a generator or any other iterable of these
         colour: ``"bgr"``, as OpenCV reads files, or ``"rgb"``: of arrays.
         vid_stride: use every N-th frame of videos and streams.
+        reconnect_timeout: seconds without a frame after which a live stream is given up; for ever if None.
         nested: what an iterable yields may be several images itself.
 
     Returns:
@@ -55,12 +61,13 @@ def open_input(
     if isinstance(source, bool | bytes | bytearray | dict):
         raise UserError(_expected(type(source).__name__))
     if isinstance(source, str | os.PathLike | int):
-        return open_source(os.fspath(source) if isinstance(source, os.PathLike) else str(source), vid_stride=vid_stride)
+        path = os.fspath(source) if isinstance(source, os.PathLike) else str(source)
+        return open_source(path, vid_stride=vid_stride, reconnect_timeout=reconnect_timeout)
     if isinstance(source, np.ndarray | Tensor | Image.Image):
         images = from_tensor(source) if isinstance(source, Tensor) else [as_image(source, colour=colour)]
         return iter([_frame(image, source, index) for index, image in enumerate(images)])
     if isinstance(source, Iterable):
-        return _each(source, colour, vid_stride, nested)
+        return _each(source, colour, vid_stride, reconnect_timeout, nested)
     raise UserError(_expected(type(source).__name__))
 
 
@@ -76,9 +83,11 @@ def is_endless(source: Input) -> bool:
     return isinstance(source, str | os.PathLike | int) and is_live(str(source))
 
 
-def _each(sources: Iterable[Input], colour: str, vid_stride: int, nested: bool) -> Iterator[Frame | Unreadable]:
+def _each(
+    sources: Iterable[Input], colour: str, vid_stride: int, reconnect_timeout: float | None, nested: bool
+) -> Iterator[Frame | Unreadable]:
     for index, source in enumerate(sources):
-        items = open_input(source, colour=colour, vid_stride=vid_stride)
+        items = open_input(source, colour=colour, vid_stride=vid_stride, reconnect_timeout=reconnect_timeout)
         if not is_single(source):
             if not nested:
                 found = source if isinstance(source, str | os.PathLike | int) else type(source).__name__

@@ -25,6 +25,7 @@ from yolorep.formats.tta import TTA
 from yolorep.images import as_png
 from yolorep.inference.inputs import Array, Input, is_endless, is_single, open_input
 from yolorep.media.frames import Frame, Unreadable
+from yolorep.media.urls import without_secrets
 from yolorep.models.image_size import choose_size, size_text
 from yolorep.ops.letterbox import LetterBox, Size, rect_shape
 from yolorep.ops.nms import load_nms, nms
@@ -64,10 +65,12 @@ class Prediction:
     Attributes:
         detections: in pixels of ``image``, best first.
         image: (height, width, 3) uint8 BGR.
-        path: where it comes from: a file, URL or camera index, ``stdin`` or ``screen``; empty for what was in memory.
+        path: where it comes from: a file, URL (without passwords) or camera index, ``stdin`` or ``screen``; empty for
+            what was in memory.
         index: number of the frame in its video, or position of the image in its folder or list, counted from 0.
         time: seconds since the video's first frame; 0 for images.
         timing: seconds it took.
+        captured: of a live stream, when the frame arrived, in seconds since 1970; None for files.
     """
 
     detections: Detections
@@ -76,6 +79,7 @@ class Prediction:
     index: int
     time: float
     timing: Timing
+    captured: float | None = None
 
     def plot(self) -> Array:
         """The image with the boxes drawn on it, (height, width, 3) uint8 BGR."""
@@ -202,13 +206,20 @@ class Predictor:
                 image, or there is no end to them.
         """
         if is_endless(source):
-            raise UserError(f"source '{source}' has no end, expected one that has: use stream({str(source)!r})")
+            shown = without_secrets(str(source))
+            raise UserError(f"source '{shown}' has no end, expected one that has: use stream({shown!r})")
         items = open_input(source, colour=colour, nested=False)
         results = [found.detections for found in self._stream(items, False, _hint(source))]
         return results[0] if is_single(source) else results
 
     def stream(
-        self, source: Input, *, colour: str = "bgr", vid_stride: int = 1, skip_unreadable: bool = False
+        self,
+        source: Input,
+        *,
+        colour: str = "bgr",
+        vid_stride: int = 1,
+        reconnect_timeout: float | None = None,
+        skip_unreadable: bool = False,
     ) -> Iterator[Prediction]:
         """Detects objects in one image after the other, when asked for the next.
 
@@ -217,6 +228,8 @@ class Predictor:
                 piped into the program, or a list or generator of all of these.
             colour: order of the channels of numpy arrays, ``"bgr"`` or ``"rgb"``.
             vid_stride: use every N-th frame of videos.
+            reconnect_timeout: seconds without a frame after which a live stream is given up; by default it is waited
+                for. One line tells of each change.
             skip_unreadable: warn of a file, or the rest of a video, that cannot be read, and go on.
 
         Returns:
@@ -225,14 +238,16 @@ class Predictor:
         Raises:
             UserError: at the call if ``source`` names nothing; at its turn for an image that cannot be read.
         """
-        return self._stream(open_input(source, colour=colour, vid_stride=vid_stride), skip_unreadable, _hint(source))
+        items = open_input(source, colour=colour, vid_stride=vid_stride, reconnect_timeout=reconnect_timeout)
+        return self._stream(items, skip_unreadable, _hint(source))
 
     def _stream(self, items: Iterator[Frame | Unreadable], skip_unreadable: bool, hint: str) -> Iterator[Prediction]:
         frames: list[Frame] = []
         for item in items:
             if isinstance(item, Frame):
                 frames.append(item)
-                if len(frames) < self._batch_size:
+                # A live frame would get old while others are waited for.
+                if len(frames) < self._batch_size and item.captured is None:
                     continue
             yield from self._predict(frames)
             frames = []
@@ -255,7 +270,7 @@ class Predictor:
             found |= zip(numbers, self._detect([frames[number].image for number in numbers], target), strict=True)
         for number, frame in enumerate(frames):
             detections, self.timing = found[number]
-            yield Prediction(detections, frame.image, frame.path, frame.index, frame.time, self.timing)
+            yield Prediction(detections, frame.image, frame.path, frame.index, frame.time, self.timing, frame.captured)
 
     def _detect(self, images: list[Array], target: tuple[int, int]) -> list[tuple[Detections, Timing]]:
         """One pass of the network."""

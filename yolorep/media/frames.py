@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import math
 import os
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from yolorep.image_headers import check_pixels
-from yolorep.images import IMAGE_SUFFIXES, ImageError, Note, read_image
+from yolorep.images import IMAGE_SUFFIXES, ImageError, Note, decode_image, read_image
+from yolorep.media.urls import WEB_SCHEMES, is_stream, scheme_of, suffix_of
+from yolorep.media.web import SourceError, fetch
 
 # fmt: off
 VIDEO_SUFFIXES = frozenset({
@@ -24,7 +24,8 @@ VIDEO_SUFFIXES = frozenset({
 # fmt: on
 #: Reads of a video that may fail in a row, if it states its number of frames and if it does not.
 MOST_FAILED, FEW_FAILED = 10_000, 100
-URL_SCHEMES = frozenset({"http", "https", "rtsp", "rtsps", "rtmp", "rtmps", "rtp", "srt", "tcp", "udp"})
+#: Of an image on a server.
+_MOST_BYTES = 1 << 28
 
 
 @dataclass(frozen=True)
@@ -33,13 +34,15 @@ class Frame:
 
     Attributes:
         image: (height, width, 3) BGR uint8.
-        path: the file, URL or camera index it comes from; ``stdin``, ``screen``, or empty where it is none of these.
+        path: the file, URL (without passwords) or camera index it comes from; ``stdin``, ``screen``, or empty where it
+            is none of these.
         index: its number in the video; of a still image its position in the folder, list or pattern. Counted from 0.
         total: how many frames the source will yield as far as known (some containers only estimate it), None for
             live streams, 1 for a still image.
         fps: frames a second as they are yielded (a video's own divided by the stride), None if unknown.
         is_video: False for a still image.
         time: seconds since the first frame: as the video says, for a live stream as the clock says.
+        captured: of a live stream, when the frame arrived, in seconds since 1970; None for files.
     """
 
     image: NDArray[np.uint8]
@@ -49,6 +52,7 @@ class Frame:
     fps: float | None
     is_video: bool
     time: float = 0.0
+    captured: float | None = None
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,8 @@ def read_frames(
 
 def is_image(entry: str) -> bool:
     """Whether it is an image, by its suffix; a file whose suffix says nothing is looked into."""
+    if is_stream(entry) and scheme_of(entry) not in WEB_SCHEMES:
+        return False
     suffix = suffix_of(entry)
     if suffix in IMAGE_SUFFIXES | VIDEO_SUFFIXES or not os.path.isfile(entry):
         return suffix in IMAGE_SUFFIXES
@@ -91,30 +97,14 @@ def is_image(entry: str) -> bool:
     return not animated and bool(cv2.haveImageReader(opencv_name(entry)))
 
 
-def is_stream(entry: str) -> bool:
-    """Whether it is a camera index or a URL."""
-    return entry.isdecimal() or ("://" in entry and urlsplit(entry).scheme.lower() in URL_SCHEMES)
-
-
-def suffix_of(entry: str) -> str:
-    """The suffix of a path or URL, in lower case and with its dot."""
-    path = urlsplit(entry).path if "://" in entry else entry
-    return os.path.splitext(path)[1].lower()
-
-
 def _read_image(entry: str, position: int, note: Note | None) -> Frame | Unreadable:
-    if is_stream(entry):
-        capture = cv2.VideoCapture(entry)
-        found, picture = capture.read()
-        capture.release()
-        if not found:
-            return Unreadable(entry, "OpenCV cannot read an image from this URL")
-        image = np.asarray(picture, np.uint8)
-    else:
-        try:
+    try:
+        if is_stream(entry):
+            image = decode_image(fetch(entry, most_bytes=_MOST_BYTES), note=note)
+        else:
             image = read_image(entry, note=note)
-        except ImageError as error:
-            return Unreadable(entry, str(error))
+    except (ImageError, SourceError) as error:
+        return Unreadable(entry, str(error))
     return Frame(image, entry, position, 1, None, is_video=False)
 
 
@@ -143,8 +133,6 @@ def _read_video(entry: str, vid_stride: int) -> Iterator[Frame | Unreadable]:
             yield Unreadable(entry, f"OpenCV cannot open this {_what(entry)}")
         elif fault := _too_large(capture):
             yield Unreadable(entry, fault)
-        elif is_stream(entry) and not count:
-            yield from _read_live(capture, entry, vid_stride)
         else:
             yield from _read_file(capture, entry, count=count, vid_stride=vid_stride)
     finally:
@@ -158,25 +146,6 @@ def _too_large(capture: cv2.VideoCapture) -> str:
     except ImageError as error:
         return f"frames of {error}"
     return ""
-
-
-def _read_live(capture: cv2.VideoCapture, entry: str, vid_stride: int) -> Iterator[Frame | Unreadable]:
-    rate = capture.get(cv2.CAP_PROP_FPS)
-    fps = rate / vid_stride if 0 < rate < math.inf else None
-    index, start = 0, 0.0
-    while capture.grab():
-        start = start or time.monotonic()
-        if index % vid_stride == 0:
-            seconds = time.monotonic() - start
-            found, image = capture.retrieve()
-            if not found:
-                break
-            yield Frame(np.asarray(image, np.uint8), entry, index, None, fps, is_video=True, time=seconds)
-        index += 1
-    if index == 0:
-        yield Unreadable(entry, f"not one frame of this {_what(entry)} can be decoded")
-    else:
-        yield Unreadable(entry, f"the stream ended after {index} frames")
 
 
 def _read_file(capture: cv2.VideoCapture, entry: str, *, count: int, vid_stride: int) -> Iterator[Frame | Unreadable]:

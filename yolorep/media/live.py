@@ -127,7 +127,8 @@ def _screenshot(*, index: int, start: float) -> Frame:
 
     seconds = time.monotonic() - start
     try:
-        return Frame(from_pillow(ImageGrab.grab()), SCREEN, index, None, None, is_video=True, time=seconds)
+        image = from_pillow(ImageGrab.grab())
+        return Frame(image, SCREEN, index, None, None, is_video=True, time=seconds, captured=time.time())
     except (OSError, subprocess.SubprocessError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"source '{SCREEN}': expected a screen to look at, found none here ({reason})") from error

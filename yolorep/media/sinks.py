@@ -83,7 +83,7 @@ class OutputNames:
         if path not in self._of_input:
             if "://" in path:
                 url = urlsplit(path)
-                stem = re.sub(r"[^\w\-.]", "_", Path(url.path).stem or url.netloc)
+                stem = re.sub(r"[^\w\-.]", "_", Path(url.path).stem or url.netloc.rpartition("@")[2])
             else:
                 stem = Path(path).stem
             self._of_input[path] = self.claim(stem)

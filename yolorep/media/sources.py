@@ -4,30 +4,41 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from urllib.parse import urlsplit
 
+import cv2
+
+from yolorep.console import say
 from yolorep.errors import UserError, suggest
 from yolorep.files import distinct_files
 from yolorep.images import IMAGE_SUFFIXES, Note, passed_over
-from yolorep.media.frames import (
-    URL_SCHEMES,
-    VIDEO_SUFFIXES,
-    Frame,
-    Unreadable,
-    is_image,
-    is_stream,
-    read_frames,
-    suffix_of,
-)
+from yolorep.media.connections import Patience, connect
+from yolorep.media.frames import VIDEO_SUFFIXES, Frame, Unreadable, is_image, read_frames
 from yolorep.media.live import SCREEN, open_screen, open_stdin
+from yolorep.media.readers import Connect
+from yolorep.media.streams import Stream, read_together
+from yolorep.media.urls import URL_SCHEMES, WEB_SCHEMES, is_stream, scheme_of, suffix_of, without_secrets
 
 LIST_SUFFIXES = frozenset({".txt", ".streams"})
 
 
-def open_source(source: str | Path, *, vid_stride: int = 1, note: Note | None = None) -> Iterator[Frame | Unreadable]:
+def open_source(
+    source: str | Path,
+    *,
+    vid_stride: int = 1,
+    reconnect_timeout: float | None = None,
+    note: Note | None = None,
+    patience: Patience | None = None,
+    connect: Connect = connect,
+) -> Iterator[Frame | Unreadable]:
     """Reads whatever ``source`` names.
+
+    Of a live source (a camera, or a URL that has no number of frames) only the newest frame is kept, with the time it
+    was captured; lost, it is connected again, whatever that takes. Those of a list are read side by side, one frame in
+    turn, and beside them the files of the list in their order. Files lose no frame.
 
     Args:
         source: an image or video file; a folder of these (not its subfolders; other files are passed over); a glob
@@ -37,25 +48,58 @@ def open_source(source: str | Path, *, vid_stride: int = 1, note: Note | None = 
             read as they arrive, or another video, which is read to its end before its first frame comes; ``screen``,
             unless a file is called that, for screenshots without end. Nothing else is ever fetched from a network.
         vid_stride: yield every N-th frame of videos and streams, the first one included.
-        note: called with a line about files of a folder that are passed over, and with one about unusual numbers in
-            images, how they are taken.
+        reconnect_timeout: seconds without a frame after which a live source is given up; for ever if None.
+        note: called with a line about files of a folder that are passed over, with one about unusual numbers in
+            images, how they are taken, and, at the iterator's turn, whenever a live source is connected, lost, back, …
+            The last are printed if it is None.
+        patience: how long live sources are waited for.
+        connect: opens live sources.
 
     Returns:
-        An iterator over frames, those of one video consecutive, in sorted order of the paths. An input that cannot
-        be read yields one ``Unreadable`` and the iteration goes on.
+        An iterator over frames, those of one video consecutive unless there are live sources, in sorted order of the
+        paths. An input that cannot be read yields one ``Unreadable`` and the iteration goes on. Paths are without the
+        passwords and tokens of URLs.
 
     Raises:
         UserError: at the call, if ``source`` names nothing; it says what was tried.
     """
     if vid_stride < 1:
         raise UserError(f"--vid-stride {vid_stride}: expected 1 or more (1 looks at every frame)")
+    if reconnect_timeout is not None and not reconnect_timeout >= 0:
+        raise UserError(f"--reconnect-timeout {reconnect_timeout}: expected seconds, 0 or more")
+    _quiet_opencv()
     source = str(source)
     # All of it here, not at the first frame: a wrong source must fail before a model is loaded.
     if source == "-":
         return open_stdin(vid_stride=vid_stride)
     if _is_screen(source):
         return open_screen()
-    return _read(_find(source, note), vid_stride, note)
+    entries = _find(source, note)
+    shown = _shown(entries)
+    said: set[str] = set()
+
+    def once(path: str, line: str) -> None:
+        if note and line not in said:
+            note(f"{path}: {line}")
+        said.add(line)
+
+    def opened(position: int, entry: str | Unreadable) -> Iterator[Frame | Unreadable] | Stream:
+        if isinstance(entry, Unreadable) or not is_stream(entry) or is_image(entry):
+            return _read(entry, position, vid_stride, once)
+        return Stream(
+            entry,
+            path=shown[entry],
+            vid_stride=vid_stride,
+            reconnect_timeout=reconnect_timeout,
+            expect_file=scheme_of(entry) in WEB_SCHEMES and suffix_of(entry) in VIDEO_SUFFIXES,
+            patience=patience,
+            connect=connect,
+        )
+
+    everything = [opened(position, entry) for position, entry in enumerate(entries)]
+    # Live sources begin at once, not behind the files before them.
+    everything.sort(key=lambda one: not (isinstance(one, Stream) and one.settled))
+    return read_together(everything, report=note or say)
 
 
 def is_one_image(source: str | Path) -> bool:
@@ -65,25 +109,42 @@ def is_one_image(source: str | Path) -> bool:
 
 
 def is_live(source: str | Path) -> bool:
-    """Whether ``source`` has no end: a camera, the screen, or a URL that is not of a file."""
+    """Whether ``source`` has no end: a camera, the screen, a URL that is not of a file, or a list of any such."""
     source = str(source)
-    live = URL_SCHEMES - {"http", "https"}
-    return _is_screen(source) or source.isdecimal() or ("://" in source and urlsplit(source).scheme.lower() in live)
+    if suffix_of(source) in LIST_SUFFIXES and "://" not in source and os.path.isfile(os.path.expanduser(source)):
+        return any(isinstance(entry, str) and is_live(entry) for entry in _find(source, None))
+    return _is_screen(source) or source.isdecimal() or scheme_of(source) in URL_SCHEMES - WEB_SCHEMES
 
 
-def _read(entries: list[str | Unreadable], vid_stride: int, note: Note | None) -> Iterator[Frame | Unreadable]:
-    said: set[str] = set()
+def _quiet_opencv() -> None:
+    """Keeps OpenCV and FFmpeg from writing to stderr, unless the environment asks: what is wrong is said here."""
+    if "OPENCV_LOG_LEVEL" not in os.environ:
+        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # AV_LOG_QUIET; read when the first video is opened
 
-    def once(line: str) -> None:
-        if note and line not in said:
-            note(f"{entry}: {line}")
-        said.add(line)
 
-    for position, entry in enumerate(entries):
-        if isinstance(entry, Unreadable):
-            yield entry
-        else:
-            yield from read_frames(entry, position=position, vid_stride=vid_stride, note=once)
+def _read(
+    entry: str | Unreadable, position: int, vid_stride: int, note: Callable[[str, str], None]
+) -> Iterator[Frame | Unreadable]:
+    if isinstance(entry, Unreadable):
+        yield entry
+        return
+    path = without_secrets(entry) if is_stream(entry) else entry
+    for item in read_frames(entry, position=position, vid_stride=vid_stride, note=partial(note, path)):
+        yield item if path == entry else replace(item, path=path)
+
+
+def _shown(entries: list[str | Unreadable]) -> dict[str, str]:
+    """What the frames of each URL say they come from: no password, and no two the same."""
+    shown: dict[str, str] = {}
+    for entry in entries:
+        if isinstance(entry, str) and is_stream(entry):
+            free, number = without_secrets(entry), 1
+            while free in shown.values():
+                number += 1
+                free = f"{without_secrets(entry)}#{number}"
+            shown[entry] = free
+    return shown
 
 
 def _is_screen(source: str) -> bool:
@@ -129,9 +190,10 @@ def _find_listed(path: str) -> list[str | Unreadable]:
         if is_stream(line):
             entries.append(line)
         elif found is None:
-            entries.append(Unreadable(line, f"listed in {path}, found neither beside it nor in the working directory"))
+            reason = f"listed in {path}, found neither beside it nor in the working directory"
+            entries.append(Unreadable(without_secrets(line), reason))
         elif not (_is_media(found) or (os.path.isfile(found) and is_image(found))):
-            entries.append(Unreadable(line, f"listed in {path}, is neither an image nor a video"))
+            entries.append(Unreadable(without_secrets(line), f"listed in {path}, is neither an image nor a video"))
         elif (real := os.path.realpath(found)) not in files:
             files.add(real)
             entries.append(found)
@@ -142,9 +204,10 @@ def _find_listed(path: str) -> list[str | Unreadable]:
 
 def _not_found(source: str, path: str) -> str:
     """Says everything that was tried, and what exists instead."""
-    scheme = urlsplit(source).scheme if "://" in source else ""
+    scheme = scheme_of(source)
+    shown = without_secrets(source)
     tried = [
-        f"file or folder ({os.path.abspath(path)} does not exist)",
+        f"file or folder ({os.path.abspath(without_secrets(path))} does not exist)",
         "glob pattern (matches nothing)" if glob.has_magic(path) else "glob pattern (no *, ? or [ in it)",
         "camera index (not a number)",
         f"URL ('{scheme}' is none of {_known(URL_SCHEMES)})" if scheme else "URL (no '://' in it)",
@@ -155,7 +218,7 @@ def _not_found(source: str, path: str) -> str:
     hint = suggest(missing.name, os.listdir(missing.parent)) if missing.parent.is_dir() else ""
     if missing != Path(path):
         hint = f"; '{missing.parent}' holds no '{missing.name}'{hint}"
-    return f"source '{source}' was not found. Tried: {', '.join(tried)}{hint}"
+    return f"source '{shown}' was not found. Tried: {', '.join(tried)}{hint}"
 
 
 def _media(where: str, paths: list[str]) -> list[str | Unreadable]:

@@ -1,0 +1,41 @@
+"""URLs of images, videos and streams: telling them apart, and showing them without their secrets."""
+
+from __future__ import annotations
+
+import os
+import re
+
+URL_SCHEMES = frozenset({"http", "https", "rtsp", "rtsps", "rtmp", "rtmps", "rtp", "srt", "tcp", "udp"})
+WEB_SCHEMES = frozenset({"http", "https"})
+
+#: ``user:password@``. A password may hold ``@``, and, wrongly, ``/``: then a port that is no number gives it away.
+_USER = re.compile(r"(?<=://)(?:[^/?#\s]*@|[^/@:\s]*:(?!\d+(?:[/?#]|$))[^@\s]*@)")
+#: A value whose name says that it opens a door; cameras write such names into the path too.
+_SECRET = re.compile(
+    r"((?:pass|pwd|psw|token|secret|key|sig|auth|credential|session|jwt|user|usr|login|account|code)"
+    r"[\w\-.%\[\]]*=)[^&;#\s]+",
+    re.IGNORECASE,
+)
+_HIDDEN = "***"
+
+
+def is_stream(entry: str) -> bool:
+    """Whether it is a camera index or a URL."""
+    return entry.isdecimal() or scheme_of(entry) in URL_SCHEMES
+
+
+def scheme_of(entry: str) -> str:
+    """The scheme of a URL in lower case, empty if it is none."""
+    return entry.partition("://")[0].lower() if "://" in entry else ""
+
+
+def suffix_of(entry: str) -> str:
+    """The suffix of a path or URL, in lower case and with its dot."""
+    if "://" in entry:
+        entry = re.split(r"[?#]", entry.partition("://")[2].partition("/")[2])[0]
+    return os.path.splitext(entry)[1].lower()
+
+
+def without_secrets(text: str) -> str:
+    """Hides user, password and tokens of a URL, or of all URLs in a text. What is no URL stays as it is."""
+    return re.sub(r"\w+://\S+", lambda url: _SECRET.sub(rf"\1{_HIDDEN}", _USER.sub(f"{_HIDDEN}@", url[0])), text)
