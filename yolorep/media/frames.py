@@ -87,12 +87,20 @@ def is_image(entry: str) -> bool:
 
 def is_stream(entry: str) -> bool:
     """Whether it is a camera index or a URL."""
-    return entry.isdecimal() or ("://" in entry and urlsplit(entry).scheme.lower() in URL_SCHEMES)
+    return _is_camera(entry) or ("://" in entry and entry.partition("://")[0].lower() in URL_SCHEMES)
+
+
+def _is_camera(entry: str) -> bool:
+    """Whether it is a camera index: a number that OpenCV can take."""
+    return entry.isdecimal() and len(entry) < 10
 
 
 def suffix_of(entry: str) -> str:
     """The suffix of a path or URL, in lower case and with its dot."""
-    path = urlsplit(entry).path if "://" in entry else entry
+    try:
+        path = urlsplit(entry).path if "://" in entry else entry
+    except ValueError:  # [ without ]
+        return ""
     return os.path.splitext(path)[1].lower()
 
 
@@ -116,7 +124,7 @@ def _read_video(entry: str, vid_stride: int) -> Iterator[Frame | Unreadable]:
     if not is_stream(entry) and os.path.getsize(entry) == 0:
         yield Unreadable(entry, "the file is empty")
         return
-    capture = cv2.VideoCapture(int(entry) if entry.isdecimal() else entry)
+    capture = cv2.VideoCapture(int(entry) if _is_camera(entry) else entry)
     try:
         if not capture.isOpened():
             yield Unreadable(entry, f"OpenCV cannot open this {_what(entry)}")
@@ -149,4 +157,4 @@ def _read_video(entry: str, vid_stride: int) -> Iterator[Frame | Unreadable]:
 
 
 def _what(entry: str) -> str:
-    return "camera" if entry.isdecimal() else "URL" if is_stream(entry) else "video"
+    return "camera" if _is_camera(entry) else "URL" if is_stream(entry) else "video"

@@ -6,7 +6,6 @@ import glob
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from yolorep.errors import UserError, suggest
 from yolorep.images import IMAGE_SUFFIXES
@@ -65,7 +64,7 @@ def is_live(source: str | Path) -> bool:
     """Whether ``source`` has no end: a camera, the screen, or a URL that is not of a file."""
     source = str(source)
     live = URL_SCHEMES - {"http", "https"}
-    return _is_screen(source) or source.isdecimal() or ("://" in source and urlsplit(source).scheme.lower() in live)
+    return _is_screen(source) or source.isdecimal() or ("://" in source and source.partition("://")[0].lower() in live)
 
 
 def _read(entries: list[str | Unreadable], vid_stride: int) -> Iterator[Frame | Unreadable]:
@@ -126,7 +125,7 @@ def _find_listed(path: str) -> list[str | Unreadable]:
 
 def _not_found(source: str, path: str) -> str:
     """Says everything that was tried, and what exists instead."""
-    scheme = urlsplit(source).scheme if "://" in source else ""
+    scheme = source.partition("://")[0] if "://" in source else ""
     tried = [
         f"file or folder ({os.path.abspath(path)} does not exist)",
         "glob pattern (matches nothing)" if glob.has_magic(path) else "glob pattern (no *, ? or [ in it)",
