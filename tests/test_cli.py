@@ -223,6 +223,7 @@ class Own(nn.Module):
 """
 
 
+@pytest.mark.slow
 def test_blocks_of_ones_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -90,6 +90,7 @@ def train(
     single_cls: bool = False,
     optimizer: str | None = None,
     sync_bn: bool = False,
+    max_pixels: int | None = None,
     workers: int = 2,
     project: Name = "runs/train",
     name: str = "exp",
@@ -141,6 +142,7 @@ def val(
     nms_free: bool = False,
     task: str = "val",
     device: str | int = "",
+    max_pixels: int | None = None,
     workers: int = 2,
     single_cls: bool = False,
     augment: bool = False,
@@ -204,6 +206,7 @@ def detect(
     hide_labels: bool = False,
     hide_conf: bool = False,
     half: bool = False,
+    max_pixels: int | None = None,
     vid_stride: int = 1,
 ) -> Path | None:
     """Detects objects in everything a source names and writes what is asked for, as ``detect.py`` does.

@@ -6,16 +6,17 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import fields
 from pathlib import Path, PurePath
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_type_hints
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from yolorep.errors import UserError, suggest
+from yolorep.files import is_endless
 from yolorep.options import Options
+from yolorep.plain_yaml import LARGEST_FILE, YamlFault, parse_yaml
 
 Model = TypeVar("Model", bound=BaseModel)
 Kind = Literal["model", "data", "hyp"]
@@ -112,24 +113,25 @@ def _short_names(path: str) -> tuple[str, str]:
     return PurePath(path).stem, PurePath(path).parent.name + PurePath(path).stem
 
 
-def load_yaml(path: Path) -> Any:
-    """Reads a YAML file as plain data (no tags, no code).
+def load_yaml(path: Path, *, texts: Collection[str] = ()) -> Any:
+    """Reads a YAML file as plain data (no tags, no code), within the limits of :mod:`yolorep.plain_yaml`.
+
+    Args:
+        path: the file.
+        texts: keys of lists and mappings whose text counts as it is written, such as class names.
 
     Raises:
         UserError: if it cannot be read or is not YAML.
     """
+    if is_endless(path):
+        raise UserError(f"{path}: expected a YAML file, found a device or pipe")
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            return parse_yaml(file.read(LARGEST_FILE + 1), texts=texts)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: expected a YAML text file, found binary data") from error
-    except ValueError as error:  # a date that does not exist, say
-        raise UserError(f"{path}: expected YAML, found a value that is none ({error})") from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise UserError(f"{path}: expected YAML, found {getattr(error, 'problem', 'an error')}{where}") from error
+    except YamlFault as error:
+        raise UserError(f"{path}: {error}") from error
 
 
 def validate(schema: type[Model], value: Any, *, source: str | Path) -> Model:
@@ -147,12 +149,12 @@ def validate(schema: type[Model], value: Any, *, source: str | Path) -> Model:
         for fault in error.errors():
             key = ".".join(map(str, fault["loc"]))
             if fault["type"] == "extra_forbidden":
-                faults.append(f"{key}: unknown key{suggest(str(fault['loc'][-1]), schema.model_fields)}")
+                faults.append(f"{key:.40}: unknown key{suggest(str(fault['loc'][-1]), schema.model_fields)}")
             elif fault["type"] == "missing":
                 faults.append(f"{key}: missing")
             else:
                 message = fault["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-                faults.append(f"{key}: expected {message}, found {fault['input']!r}")
+                faults.append(f"{key}: expected {message}, found {fault['input']!r:.80}")
         raise UserError(f"{source}: {'; '.join(faults)}") from error
 
 
@@ -166,16 +168,18 @@ def check_options(options: type[Options], values: Mapping[str, Any], *, source: 
     types = get_type_hints(options)
     for key, value in values.items():
         if key not in known:
-            raise UserError(f"{source}: unknown option {key!r}{suggest(str(key), known)}")
+            raise UserError(f"{source}: unknown option {key!r:.40}{suggest(str(key), known)}")
         try:
             TypeAdapter(types[key]).validate_python(value, strict=True)
         except ValidationError:
-            raise UserError(f"{source}: {key}: expected {known[key].type}, found {value!r}") from None
+            raise UserError(f"{source}: {key}: expected {known[key].type}, found {value!r:.80}") from None
 
 
 Share = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
+#: No number of a recipe is larger by intent, and larger ones overflow where they are multiplied.
+_LARGEST = 1e6
+Positive = Annotated[float, Field(gt=0, le=_LARGEST)]
+NotNegative = Annotated[float, Field(ge=0, le=_LARGEST)]
 #: A YOLOv5 key whose feature is not offered: accepted while it is off, so that YOLOv5's files load unchanged.
 Off = Annotated[float, Field(ge=0, le=0)]
 
@@ -208,7 +212,9 @@ class Hyp(Recipe):
     warmup_share: Share = 1.0  # the warm-up takes at most this share of the run
     warmup_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.8
     warmup_bias_lr: NotNegative = 0.1
-    nbs: Annotated[int, Field(ge=1)] = 64  # nominal batch size: smaller batches accumulate gradients up to it
+    nbs: Annotated[int, Field(ge=1, le=_LARGEST)] = (
+        64  # nominal batch size: smaller batches accumulate gradients up to it
+    )
     bn_momentum: Annotated[float, Field(gt=0, le=1)] | None = None  # of running statistics; None: what each block says
     ema_window: Share = 0.0  # share of the run's optimizer steps that the average spans; 0: YOLOv5's fixed constants
     close_mosaic: Share = 0.0  # share of the epochs, the last ones, without mosaic and mixup

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -78,6 +79,66 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         raise OSError(error.errno, f"could not be written ({error.strerror or error})", str(path)) from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def is_endless(path: str | os.PathLike[str]) -> bool:
+    """Whether it is a device or a pipe, which might be read for ever."""
+    return os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)
+
+
+def real_paths(paths: Iterable[str]) -> Iterator[str]:
+    """Where each file is once links are followed. A folder is looked up once, however many files it holds."""
+    folders: dict[str, str] = {}
+    for path in paths:
+        folder, name = os.path.split(path)
+        if folder not in folders:
+            folders[folder] = os.path.realpath(folder)
+        yield os.path.realpath(path) if os.path.islink(path) else os.path.join(folders[folder], name)
+
+
+def distinct_files(paths: Iterable[str]) -> list[str]:
+    """Each file once, however many links lead to it, in the order given: by its own path if that is among them."""
+    paths = list(paths)
+    kept: dict[str, str] = {}
+    for path, real in zip(paths, real_paths(paths), strict=True):
+        if real not in kept or (os.path.islink(kept[real]) and not os.path.islink(path)):
+            kept[real] = path
+    chosen = set(kept.values())
+    return [path for path in dict.fromkeys(paths) if path in chosen]
+
+
+def walk_files(folder: str, onerror: Callable[[OSError], None]) -> Iterator[str]:
+    """Every file below a folder, through links too, but each folder once, by a path without links if there is one.
+
+    A link that leads to a folder around it is not followed: what lies beside the folder is not below it.
+
+    Args:
+        folder: where to begin.
+        onerror: called where a folder cannot be read.
+    """
+    top = os.path.realpath(folder)
+    seen: set[str] = set()
+    waiting: deque[tuple[str, str, tuple[str, ...]]] = deque([(folder, top, (top,))])
+    while waiting:
+        path, real, around = waiting.popleft()
+        if real in seen:
+            continue
+        seen.add(real)
+        try:
+            with os.scandir(path) as entries:
+                found = sorted(entries, key=lambda entry: entry.name)
+        except OSError as error:
+            onerror(error)
+            continue
+        for entry in found:
+            if not os.path.isdir(entry.path):  # a link to itself is none either
+                yield entry.path
+            elif not entry.is_symlink():
+                waiting.appendleft((entry.path, os.path.join(real, entry.name), around))
+            else:
+                target = os.path.realpath(entry.path)
+                if not any(Path(outer).is_relative_to(target) for outer in (*around, real)):
+                    waiting.append((entry.path, target, (*around, target)))
 
 
 def write_text(path: Path, text: str) -> None:

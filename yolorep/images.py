@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-import io
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
+from yolorep.console import plural
+from yolorep.decoding import Note as Note
+from yolorep.decoding import decode, pixels_of, turned
 from yolorep.errors import UserError
 from yolorep.files import atomic_write
+from yolorep.image_headers import ImageError as ImageError
+from yolorep.image_headers import ImageReadError as ImageReadError
+from yolorep.image_headers import decoder_errors, exif_orientation
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,60 +28,66 @@ if TYPE_CHECKING:
 #: What :func:`as_image` takes.
 ImageLike: TypeAlias = Union[str, "os.PathLike[str]", NDArray[np.uint8], Image.Image, "Tensor"]
 
-#: Files with these endings are images of a data set.
-IMAGE_SUFFIXES = frozenset(
-    {".bmp", ".jp2", ".jpe", ".jpeg", ".jpg", ".mpo", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-)
+# fmt: off
+#: Files with these endings are images. Which of them can be decoded depends on how Pillow was built, too.
+IMAGE_SUFFIXES = frozenset({
+    ".avif", ".bmp", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".mpo", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp",
+})
+# fmt: on
+#: Neither images nor worth a word: labels and lists beside images, and what systems leave behind.
+_BESIDE_SUFFIXES = frozenset({".cache", ".csv", ".db", ".ini", ".json", ".md", ".txt", ".xml", ".yaml", ".yml"})
 #: Formats that images are written in.
 WRITTEN_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 
-_JPEG_MAGIC, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
 _EXIF_ORIENTATION = 274
-_SHRINK_FLAGS = {
-    1: cv2.IMREAD_COLOR,
-    2: cv2.IMREAD_REDUCED_COLOR_2,
-    4: cv2.IMREAD_REDUCED_COLOR_4,
-    8: cv2.IMREAD_REDUCED_COLOR_8,
-}
+_SUFFIXES_SHOWN = 5
 
 
-class ImageError(ValueError):
-    """A file is not a complete image; the text says why, without the file's name."""
-
-
-class ImageReadError(ImageError):
-    """The bytes of a file could not be read: no permission, a disk or network fault. Next time they may be."""
-
-
-def read_image(path: str | os.PathLike[str], *, shrink: int = 1) -> NDArray[np.uint8]:
+def read_image(path: str | os.PathLike[str], *, shrink: int = 1, note: Note | None = None) -> NDArray[np.uint8]:
     """Reads an image as colour pixels.
 
     EXIF orientation is applied. Grayscale is repeated over the channels, 16-bit values keep their upper byte, CMYK is
-    converted, and an alpha channel is dropped (not blended: hidden colours stay what the file says).
+    converted, and an alpha channel is dropped (not blended: hidden colours stay what the file says). Floats, signed
+    integers and integers of 32 bits and more are brought to 0..255 as :func:`yolorep.decoding.bytes_of` says. Of a
+    file of several pictures it is the first.
 
     Args:
         path: image file.
         shrink: 1, 2, 4 or 8: a JPEG may be decoded at this fraction of its size, averaging pixels. That is much
             faster; other formats ignore it.
+        note: called with what was done to floats and other unusual numbers.
 
     Returns:
         (height, width, 3) uint8, BGR, C-contiguous.
 
     Raises:
-        ImageError: if the file is missing, empty, truncated or no image.
+        ImageError: if the file is missing, empty, truncated, no image, or one of more pixels than
+            :func:`yolorep.image_headers.max_pixels`.
     """
-    return decode_image(_read_bytes(path), shrink=shrink)
+    return decode_image(_read_bytes(path), shrink=shrink, note=note)
 
 
-def decode_image(data: bytes, *, shrink: int = 1) -> NDArray[np.uint8]:
+def decode_image(data: bytes, *, shrink: int = 1, note: Note | None = None) -> NDArray[np.uint8]:
     """Decodes the bytes of an image file, as :func:`read_image` does.
 
     Raises:
-        ImageError: if they are truncated or no image.
+        ImageError: as :func:`read_image`.
     """
-    image = None if _needs_pillow(data) else _decode_cv2(data, shrink)
-    # OpenCV refuses some files that are whole, such as float TIFF or a PNG without its last chunk.
-    return _decode_pillow(data) if image is None else image
+    return decode(data, shrink=shrink, note=note)[1]
+
+
+def probe_image(path: str | os.PathLike[str], *, note: Note | None = None) -> tuple[int, int]:
+    """Returns (height, width) as :func:`read_image` has it, which is made sure of: the whole file is decoded.
+
+    Args:
+        path: image file.
+        note: as for :func:`read_image`.
+
+    Raises:
+        ImageError: as :func:`read_image`.
+    """
+    # JPEG at 1/8 scale: every coefficient is still read, most of the arithmetic is saved.
+    return decode(_read_bytes(path), shrink=8, note=note)[0].upright_size
 
 
 def from_pillow(image: Image.Image) -> NDArray[np.uint8]:
@@ -87,35 +98,11 @@ def from_pillow(image: Image.Image) -> NDArray[np.uint8]:
     """
     if 0 in image.size:
         raise ImageError(f"without pixels, {image.width}x{image.height}")
-    with _pillow_errors():
-        return _pixels_of(image)
-
-
-def probe_image(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """Returns (height, width) after EXIF orientation, having made sure that the whole file decodes.
-
-    Raises:
-        ImageError: if the file is missing, empty, truncated or no image.
-    """
-    data = _read_bytes(path)
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            whole = image.size
-            # JPEG at 1/8 scale: every coefficient is still read, most of the arithmetic is saved.
-            drafted = image.draft("L", (1, 1)) is not None
-            image.load()
-            # After loading: Pillow turns a TIFF upright itself.
-            width, height = whole if drafted else image.size
-            orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
-    except (UnidentifiedImageError, Image.DecompressionBombError):
-        # 16-bit colour TIFF, for one, is known to OpenCV only.
-        decoded = _decode_cv2(data)
-        if decoded is None:
-            raise ImageError("not an image") from None
-        return decoded.shape[0], decoded.shape[1]
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise ImageError(_reason(error)) from error
-    return (width, height) if orientation in (5, 6, 7, 8) else (height, width)
+    with decoder_errors():
+        pixels = pixels_of(image)  # by which Pillow has turned a TIFF upright
+        exif = image.info.get("exif") if image.format != "TIFF" else None
+        orientation = exif_orientation(exif) if exif else image.getexif().get(_EXIF_ORIENTATION, 1)
+        return turned(pixels, orientation)
 
 
 def as_image(image: ImageLike, *, colour: str = "bgr") -> NDArray[np.uint8]:
@@ -220,6 +207,23 @@ def write_image(path: Path, image: NDArray[np.uint8]) -> None:
         temporary.write_bytes(data.tobytes())
 
 
+def passed_over(paths: Iterable[str]) -> str:
+    """Says how many files are not read, by suffix: ``3 files passed over: .heic 2, .svg 1``.
+
+    Labels and lists (``.txt``, ``.xml``, ``.json``, …), what systems leave behind (``Thumbs.db``, ``.DS_Store``) and
+    folders are not counted. Empty if nothing is left.
+    """
+    names = [os.path.basename(path) for path in paths if not os.path.isdir(path)]
+    suffixes = [os.path.splitext(name)[1].lower() for name in names if not name.startswith(".")]
+    counts = Counter(suffix for suffix in suffixes if suffix not in _BESIDE_SUFFIXES)
+    if not counts:
+        return ""
+    most = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    shown = [f"{suffix or 'without suffix'} {count}" for suffix, count in most[:_SUFFIXES_SHOWN]]
+    more = " and others" if len(counts) > _SUFFIXES_SHOWN else ""
+    return f"{plural('file', counts.total())} passed over: {', '.join(shown)}{more}"
+
+
 def _read_bytes(path: str | os.PathLike[str]) -> bytes:
     try:
         data = Path(path).read_bytes()
@@ -230,58 +234,3 @@ def _read_bytes(path: str | os.PathLike[str]) -> bytes:
     if not data:
         raise ImageError("empty file")
     return data
-
-
-def _needs_pillow(data: bytes) -> bool:
-    """Whether OpenCV would decode the file but get it wrong."""
-    if data.startswith(_JPEG_MAGIC):
-        # OpenCV 4 paints the missing part of a truncated JPEG grey. Most whole ones end with the marker, and quickly.
-        return not (data.endswith(_JPEG_END) or data.rstrip(b"\0").endswith(_JPEG_END))
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            # OpenCV multiplies the colours of a TIFF by its alpha. Which formats it turns upright differs by version.
-            blended = image.format == "TIFF" and image.mode in ("RGBA", "LA", "PA")
-            return blended or image.getexif().get(_EXIF_ORIENTATION, 1) != 1
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        return False
-
-
-def _decode_cv2(data: bytes, shrink: int = 1) -> NDArray[np.uint8] | None:
-    flag = _SHRINK_FLAGS[shrink] if data.startswith(_JPEG_MAGIC) else cv2.IMREAD_COLOR
-    try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), flag)
-    except cv2.error as error:
-        raise ImageError("too large or damaged") from error
-    return None if image is None else np.asarray(image, np.uint8)
-
-
-def _decode_pillow(data: bytes) -> NDArray[np.uint8]:
-    with _pillow_errors(), Image.open(io.BytesIO(data)) as opened:
-        return _pixels_of(opened)
-
-
-def _pixels_of(image: Image.Image) -> NDArray[np.uint8]:
-    image.load()  # which turns a TIFF upright
-    upright = ImageOps.exif_transpose(image)
-    if upright.mode.startswith("I") or upright.mode == "F":
-        pixels = np.asarray(upright)
-        if upright.mode != "F" and (upright.mode.startswith("I;16") or pixels.max(initial=0) > 255):
-            pixels = pixels >> 8
-        gray = np.clip(pixels, 0, 255).astype(np.uint8)
-        return np.repeat(gray[..., None], 3, axis=2)
-    return np.ascontiguousarray(np.asarray(upright.convert("RGB"), np.uint8)[..., ::-1])
-
-
-@contextmanager
-def _pillow_errors() -> Iterator[None]:
-    """Turns what Pillow raises for files that are no image, or not a whole one, into ImageError."""
-    try:
-        yield
-    except (UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise ImageError("not an image") from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise ImageError(_reason(error)) from error
-
-
-def _reason(error: Exception) -> str:
-    return "truncated" if "truncated" in str(error).lower() else f"damaged ({error})"

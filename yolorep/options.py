@@ -19,6 +19,7 @@ FIND_BATCH_SIZE = -1
 LARGEST = 2**32 - 1
 #: ``--workers`` that no machine has use for more than.
 MOST_WORKERS = 512
+_MAX_PIXELS = "pixels an image may have, larger ones are skipped (default: Pillow's limit, 89 million)"
 #: ``--epochs`` of a new run unless told otherwise.
 EPOCHS = 100
 
@@ -119,6 +120,7 @@ class TrainOptions(Options):
     single_cls: bool = option(False, "treat all classes as one")
     optimizer: str | None = option(None, "instead of the recipe's optimizer", choices=("SGD", "Adam", "AdamW"))
     sync_bn: bool = option(False, "synchronize BatchNorm over processes")
+    max_pixels: int | None = option(None, _MAX_PIXELS, low=1)
     workers: int = option(2, "data loading processes", low=0, high=MOST_WORKERS)
     project: str = option("runs/train", "folder for runs")
     name: str = option("exp", "folder of this run")
@@ -170,6 +172,7 @@ class EvaluationOptions(Options):
     nms_free: bool = option(False, "run the one-to-one branch of a head that has one, without NMS")
     task: str = option("val", "split to evaluate", choices=("train", "val", "test"))
     device: str = option("", "cpu, or a CUDA index; the first GPU if there is one")
+    max_pixels: int | None = option(None, _MAX_PIXELS, low=1)
     workers: int = option(2, "data loading processes", low=0, high=MOST_WORKERS)
     single_cls: bool = option(False, "treat all classes as one")
     augment: bool = option(False, "test-time augmentation: three scales, one of them flipped")
@@ -241,6 +244,7 @@ class DetectOptions(Options):
     hide_labels: bool = option(False, "draw boxes only")
     hide_conf: bool = option(False, "draw names without confidences")
     half: bool = option(False, "float16 inference (CUDA)")
+    max_pixels: int | None = option(None, _MAX_PIXELS, low=1)
     vid_stride: int = option(1, "use every N-th frame of a video", low=1)
 
 
@@ -301,5 +305,6 @@ class ClassifyOptions(Options):
         None, "side of the square input in pixels (default: 224, FastViT 256)", "--img", "--img-size", low=1
     )
     device: str = option("", "cpu, or a CUDA index; the first GPU if there is one")
+    max_pixels: int | None = option(None, _MAX_PIXELS, low=1)
     vid_stride: int = option(1, "use every N-th frame of a video", low=1)
     json: bool = option(False, "print one JSON object a line")

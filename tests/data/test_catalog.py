@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,14 @@ HEAD = "train: images/train\n"
         (HEAD + "nc: 2\n", ("class0", "class1")),
         (HEAD + "names: [1, 2.5]\n", ("1", "2.5")),
         (HEAD + "names: ['yes', \"no\"]\n", ("yes", "no")),
+        # The text as it is written, whatever YAML takes it for.
+        (
+            HEAD + "names: [yes, no, ~, 0402, 1_000, 1:30, 1e3, 2024-01-01, 0x10]\n",
+            ("yes", "no", "~", "0402", "1_000", "1:30", "1e3", "2024-01-01", "0x10"),
+        ),
+        (HEAD + "names: {0: on, 1: 0603}\n", ("on", "0603")),
+        (HEAD + "names: {'1': dog, \"0\": cat}\n", ("cat", "dog")),
+        (HEAD + "names: {0: cat, '1': dog}\n", ("cat", "dog")),
         (HEAD + "names: [a]\nroboflow: {workspace: x}\n", ("a",)),
     ],
 )
@@ -37,8 +46,14 @@ def test_names(text: str, names: tuple[str, ...], tmp_path: Path) -> None:
         (HEAD + "names: [a]\nnc: 3\n", ["nc: expected 1", "found 3"]),
         (HEAD + "names: {0: a, 2: b}\n", ["names: expected the keys 0 to 1", "0, 2"]),
         (HEAD + "names: []\n", ["names: expected a list"]),
-        (HEAD + "names: [yes, no, maybe]\n", ["names: expected text, found True, False", "quote"]),
-        (HEAD + "names: {0: on, 1: maybe}\n", ["names: expected text, found True", "quote"]),
+        (HEAD + "names: {0: a, '00': b}\n", ["names: expected the keys 0 to 1, found 0, 00"]),
+        (HEAD + "names: {cat: 0, dog: 1}\n", ["names: expected the keys 0 to 1, found cat, dog"]),
+        (HEAD + "names: [a, ]\nnc: 100001\n", ["nc: expected a number of classes, found 100001 (of 1 to 100000)"]),
+        (HEAD + "names: [a, [b]]\n", ["names: expected a list of class names, found ['a', ['b']]"]),
+        (HEAD + "names: [a, '']\n", ["names: expected a list of class names, found ['a', '']"]),
+        (HEAD + "nc: 1\nkpt_shape: [17, 4]\n", ["kpt_shape: expected [points, 2 or 3], found [17, 4]"]),
+        (HEAD + "nc: 1\nkpt_shape: 17\n", ["kpt_shape: expected"]),
+        (HEAD + "names: [a]\nnames: [b]\n", ["line 3 the key 'names' a second time (first in line 2)"]),
         (HEAD + "names: 3\nnc: x\n", ["names: expected a list", "nc: expected a number of classes, found 'x'"]),
         (HEAD + "nc: true\n", ["nc: expected a number"]),
         ("tarin: images\nval: 3\nnc: 1\n", ["tarin: unknown key", "did you mean 'train'", "val: expected a folder"]),
@@ -82,19 +97,55 @@ def test_relative_to_the_yaml_then_to_the_working_directory(tmp_path: Path, monk
     assert len(load(yaml)) == 3
 
 
-def test_paths_as_roboflow_writes_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """``../train/images`` for a folder beside the YAML; one where the path really leads goes first."""
+def test_paths_as_roboflow_writes_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """``../train/images`` is the folder beside the YAML, if there is one; which one was used is told."""
     root, elsewhere = tmp_path / "set", tmp_path / "elsewhere"
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)
+    root.mkdir()
+    yaml = write_yaml(root, "train: ../images/train\nnames: [a, b, c]\n")
+    write_yolo(tmp_path, count=5)
+    assert len(load(yaml)) == 5
+    assert capsys.readouterr().out.endswith(f"; in {tmp_path}/images/train\n")
     write_yolo(root, count=3)
     yaml = write_yaml(root, "train: ../images/train\nnames: [a, b, c]\n")
     assert len(load(yaml)) == 3
-    write_yolo(tmp_path, count=5)
-    assert len(load(yaml)) == 5
+    assert capsys.readouterr().out.endswith(f"; in {root}/images/train\n")
     with pytest.raises(UserError) as error:
         load(write_yaml(root, "train: ../gone/images\nnc: 1\n"))
-    assert str(error.value).endswith(f"tried {tmp_path}/gone/images, {root}/gone/images")
+    assert str(error.value).endswith(f"tried {root}/gone/images, {tmp_path}/gone/images")
+
+
+@pytest.mark.parametrize("entry", [r".\images\train", r"..\images\train", r"list.txt"])
+def test_backslashes(entry: str, tmp_path: Path) -> None:
+    write_yolo(tmp_path, count=2)
+    (tmp_path / "list.txt").write_text("images\\train\\000.png\n.\\images\\train\\001.png\n")
+    assert len(load(write_yaml(tmp_path, f"train: {entry}\nnc: 3\n"))) == 2
+    assert len(load(write_yaml(tmp_path, f"path: .\\images\\..\ntrain: {entry}\nnc: 3\n"))) == 2
+
+
+def test_keys_of_other_tools_are_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    others = "is_coco: false\nchannels: 3\nminival: x\nroboflow: {a: 1}\nflip_idx: [1, 0]\nvla: x\nmine: 1\n"
+    path = write_yaml(tmp_path, HEAD + "names: [a]\n" + others)
+    assert load_data_config(path).names == ("a",)
+    told = "not used: is_coco, channels, minival, roboflow, flip_idx, vla (did you mean 'val'?), mine"
+    assert capsys.readouterr().out == f"{path}: {told}\n"
+    load_data_config(path, quiet=True)
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+def test_encodings(encoding: str, tmp_path: Path) -> None:
+    path = tmp_path / "data.yaml"
+    path.write_text("# 数据集\ntrain: images\nnames: [止血钳, 组织钳]\n", encoding=encoding)
+    assert load_data_config(path).names == ("止血钳", "组织钳")
+
+
+def test_a_home_that_is_none(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="~nosuchuser/x does not exist; tried "):
+        load(write_yaml(tmp_path, "path: ~nosuchuser\ntrain: ~nosuchuser/x\nnc: 1\n"))
 
 
 def test_path_key(tmp_path: Path) -> None:
@@ -138,7 +189,11 @@ def test_other_files_are_no_images(tmp_path: Path) -> None:
     [
         ("train: empty\nnc: 1\n", ["expected images", "found none in", "empty"]),
         ("train: nothing.txt\nnc: 1\n", ["nothing.txt", "the file is empty"]),
-        ("train: wrong.txt\nnc: 1\n", ["wrong.txt", "no image that exists", "nowhere.jpg"]),
+        ("train: wrong.txt\nnc: 1\n", ["wrong.txt", "no image that exists", "first line tried as", "nowhere.jpg"]),
+        (
+            'train: "images\\train"\nnc: 1\n',
+            ["does not exist (in double quotes, YAML takes \\t for a tab: write"],
+        ),
         ("train: missing\nnc: 1\n", ["missing does not exist; tried"]),
         ("val: empty\nnc: 1\n", ["expected an entry 'train', found only val"]),
     ],
@@ -146,11 +201,26 @@ def test_other_files_are_no_images(tmp_path: Path) -> None:
 def test_nothing_to_read(text: str, parts: list[str], tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "nothing.txt").write_text("\n")
-    (tmp_path / "wrong.txt").write_text("nowhere.jpg\n")
+    (tmp_path / "wrong.txt").write_text("nowhere.jpg\nlast.jpg\n")
     with pytest.raises(UserError) as error:
         load(write_yaml(tmp_path, text))
     for part in parts:
         assert part in str(error.value)
+    assert "last.jpg" not in str(error.value)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes in folders")
+@pytest.mark.parametrize(
+    "entry", ["pipe", "{images: images, annotations: pipe}", "/dev/zero", "list.txt", "images/train"]
+)
+def test_pipes_and_devices_are_not_read(entry: str, tmp_path: Path) -> None:
+    write_yolo(tmp_path, count=1)
+    (tmp_path / "list.txt").write_text("/dev/zero\npipe\n")
+    for name in ("pipe", "labels/train/000.txt"):
+        (tmp_path / name).unlink(missing_ok=True)
+        os.mkfifo(tmp_path / name)
+    with pytest.raises(UserError, match="a device or pipe"):
+        load(write_yaml(tmp_path, f"train: {entry}\nnc: 3\n"))
 
 
 def test_coco_entry(tmp_path: Path) -> None:

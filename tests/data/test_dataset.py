@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import io
 import pickle
+import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -8,10 +11,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from tests.data.toy import SIZES, load, small_disk, smooth_image, write_yolo
 from yolorep.data.dataset import DetectionDataset, resized_shape
 from yolorep.errors import UserError
+from yolorep.image_headers import limit_pixels, max_pixels
 from yolorep.images import read_image
 
 
@@ -92,6 +97,55 @@ def test_disk_cache_follows_the_file(tmp_path: Path, cache: Path) -> None:
     cv2.imwrite(str(tmp_path / "images/train/000.png"), smooth_image(*SIZES[0], seed=99))
     changed = DetectionDataset(load(yaml), image_size=64, cache="disk").load_image(0)
     assert np.abs(changed.astype(int) - first).mean() > 5
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda packed: b"",
+        lambda packed: packed[:-1],
+        lambda packed: packed + b"x",
+        lambda packed: packed[:200] + bytes([packed[200] ^ 1]) + packed[201:],
+        lambda packed: _packed(np.zeros((5, 5, 3), np.uint8)),
+        lambda packed: _packed(np.zeros((43, 64, 3), np.float32)),
+        lambda packed: _packed(np.zeros(7, object)),
+    ],
+)
+def test_a_damaged_disk_cache_is_made_anew(damage: Callable[[bytes], bytes], tmp_path: Path, cache: Path) -> None:
+    annotations = load(write_yolo(tmp_path, count=1))
+    whole = DetectionDataset(annotations, image_size=64).load_image(0)
+    dataset = DetectionDataset(annotations, image_size=64, cache="disk")
+    (file,) = cache.rglob("*.npy")
+    packed = file.read_bytes()
+    file.write_bytes(damage(packed))
+    np.testing.assert_array_equal(dataset.load_image(0), whole)
+    assert file.read_bytes() == packed
+
+
+def _packed(array: np.ndarray) -> bytes:
+    """As a file that another program wrote, with a right checksum."""
+    out = io.BytesIO()
+    np.save(out, array, allow_pickle=True)
+    return out.getvalue() + zlib.crc32(out.getvalue()).to_bytes(4, "little")
+
+
+def test_a_worker_that_is_not_forked_knows_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 5000)
+    packed = pickle.dumps(DetectionDataset(load(write_yolo(tmp_path, count=1)), image_size=64))
+    limit_pixels(10)
+    assert pickle.loads(packed).load_image(0).shape == (43, 64, 3)
+    assert max_pixels() == 5000
+
+
+def test_an_image_above_the_limit_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    yaml = write_yolo(tmp_path, count=8)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 3000)
+    assert len(load(yaml)) == 6
+    assert "2 skipped: 004.png (48x64 pixels are more than the limit of 3,000; raise it" in capsys.readouterr().out
+    limit_pixels(5000)
+    assert len(load(yaml)) == 8
 
 
 def test_full_disk(tmp_path: Path, cache: Path) -> None:

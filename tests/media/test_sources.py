@@ -11,6 +11,7 @@ from typing import ClassVar
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.media.files import make_image, write_image, write_video
 from yolorep.errors import UserError
@@ -49,6 +50,39 @@ def names(source: str | Path) -> list[str]:
 )
 def test_names_inputs(media: Path, source: str, expected: list[str]) -> None:
     assert names(source) == expected
+
+
+def test_files_passed_over_and_links_are_told(media: Path) -> None:
+    for name in ("a.svg", "b.heic", ".hidden", "notes.txt"):
+        (media / name).write_bytes(b"x")
+    (media / "z.jpg").symlink_to("b.jpg")
+    notes: list[str] = []
+    found = [os.path.basename(item.path) for item in open_source("media", vid_stride=5, note=notes.append)]
+    assert found == ["a.PNG", "b.jpg", "c.bmp", "clip.mp4"]
+    assert notes == ["media: 2 files passed over: .heic 1, .svg 1"]
+    (media / "list.txt").write_text("b.jpg\n./b.jpg\nz.jpg\nsub/../c.bmp\nc.bmp\n")
+    assert names("media/list.txt") == ["b.jpg", "c.bmp"]
+
+
+def test_unusual_numbers_are_told_once(tmp_path: Path) -> None:
+    for name in ("a.tif", "b.tif"):
+        Image.fromarray(np.linspace(0, 1, 600, dtype=np.float32).reshape(20, 30)).save(tmp_path / name)
+    notes: list[str] = []
+    first, second = open_source(tmp_path, note=notes.append)
+    assert isinstance(first, Frame) and isinstance(second, Frame)
+    assert first.image.max() == second.image.max() == 255
+    assert notes == [f"{tmp_path}/a.tif: float32 values taken as 0 to 1"]
+
+
+def test_frames_above_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 128 * 96 - 1)
+    write_video(tmp_path / "a.mp4", 3)
+    write_image(tmp_path / "b.jpg")
+    write_image(tmp_path / "c.jpg", make_image(40, 50, box=(1, 2, 3, 4)))
+    video, image, small = open_source(tmp_path)
+    assert isinstance(video, Unreadable) and "frames of 128x96 pixels are more than the limit" in video.reason
+    assert isinstance(image, Unreadable) and "128x96 pixels are more than the limit of 12,287" in image.reason
+    assert isinstance(small, Frame)
 
 
 def test_existing_path_wins_over_pattern(tmp_path: Path) -> None:

@@ -61,6 +61,7 @@ def test_the_losss_own_terms_are_shown(
     assert all(torch.equal(tensor, best[name]) for name, tensor in target.state_dict().items())
 
 
+@pytest.mark.slow
 def test_from_training_to_files(options: TrainOptions, tmp_path: Path) -> None:
     folder = toy_run.train(options)
     best = folder / "weights" / "best.pt"

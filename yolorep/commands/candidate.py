@@ -17,6 +17,7 @@ from yolorep.errors import UserError
 from yolorep.evaluation.evaluator import Evaluation, evaluate
 from yolorep.formats.base import Backend
 from yolorep.formats.tta import TTA
+from yolorep.image_headers import limit_pixels
 from yolorep.inference.open import load_backend
 from yolorep.models.image_size import choose_size
 from yolorep.options import EvaluationOptions, ValOptions
@@ -116,6 +117,7 @@ def load_split(data: str, candidates: Sequence[Candidate], options: EvaluationOp
     Raises:
         UserError: if it cannot be had, or has not as many classes as the candidates predict.
     """
+    limit_pixels(options.max_pixels)
     config = load_data_config(data, download=options.download)
     annotations = load_annotations(config, options.task, single_class=options.single_cls)
     check_classes(candidates, annotations.names, data, options)

@@ -16,6 +16,7 @@ from torchvision.transforms import InterpolationMode
 from yolorep.device import select_device
 from yolorep.errors import UserError
 from yolorep.formats import format_of
+from yolorep.image_headers import limit_pixels
 from yolorep.media.frames import Frame, Unreadable
 from yolorep.media.sources import open_source
 from yolorep.models.classifier import Classifier
@@ -74,7 +75,8 @@ def run(options: ClassifyOptions) -> int:
     """
     if not options.source:
         raise UserError("--source is missing: expected an image, folder, glob pattern, list file, video or URL")
-    frames = open_source(options.source, vid_stride=options.vid_stride)
+    limit_pixels(options.max_pixels)
+    frames = open_source(options.source, vid_stride=options.vid_stride, note=_tell)
     device = select_device(options.device)
     model = fuse(load_classifier(options.weights))[0].to(device)
     prepare = preprocessing(model, size=options.imgsz)
@@ -89,6 +91,10 @@ def run(options: ClassifyOptions) -> int:
     if not count:
         raise UserError(f"--source {options.source}: not one image could be read")
     return count
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr)  # what is on stdout is read by programs
 
 
 def load_classifier(weights: str) -> Classifier:

@@ -15,6 +15,7 @@ from yolorep.detections import Detections, class_indices, class_name
 from yolorep.drawing import draw
 from yolorep.errors import UserError
 from yolorep.files import new_run_dir
+from yolorep.image_headers import limit_pixels
 from yolorep.inference.predictor import Predictor, Timing
 from yolorep.media.frames import Frame, Unreadable
 from yolorep.media.sinks import (
@@ -52,7 +53,8 @@ def run(options: DetectOptions) -> Path | None:
             "--source is missing: expected an image, folder, glob pattern, list file, video, camera index, URL, - or "
             "screen, for example --source street.jpg"
         )
-    items = open_source(options.source, vid_stride=options.vid_stride)
+    limit_pixels(options.max_pixels)
+    items = open_source(options.source, vid_stride=options.vid_stride, note=say)
     given = load_data_config(options.data).names if options.data else None
     predictor = Predictor(
         options.weights,

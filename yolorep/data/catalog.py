@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +14,22 @@ from yolorep.config import find_config, load_yaml, resources_dir
 from yolorep.console import say
 from yolorep.data.download import Download, download_all, parse_downloads
 from yolorep.data.readers import READERS
-from yolorep.data.readers.base import NamingReader, NotThere, Places, Reader
+from yolorep.data.readers.base import NamingReader, NotThere, Places, Reader, spellings
+from yolorep.data.readers.yolo import YoloReader
 from yolorep.data.shapes import ShapesOptions, parse_shapes, render_shapes
 from yolorep.errors import UserError, suggest
 
 SPLITS = ("train", "val", "test")
-_KEYS = ("path", *SPLITS, "names", "nc", "download", "generate")
-#: Written into data YAMLs by annotation tools; tells nothing about the data.
-_IGNORED_KEYS = frozenset({"roboflow", "author", "description", "license"})
+_KEYS = ("path", *SPLITS, "names", "nc", "download", "generate", "kpt_shape")
+#: Written into data YAMLs by other tools; nothing here depends on them, however like a key of ours they look.
+_OTHERS = (
+    *("roboflow", "author", "description", "license", "licenses", "version", "date", "info", "url", "contributor"),
+    *("is_coco", "is_lvis", "minival", "trainval", "channels", "colors", "task", "names_zh", "flip_idx", "kpt_names"),
+)
+#: An unknown key as like as this to one of ours is a slip of the pen.
+_TYPO = 0.75
+#: Classes of a data set.
+MOST_CLASSES = 100_000
 
 
 @dataclass(frozen=True)
@@ -66,26 +76,26 @@ class DataConfig:
         return self.splits[split].images(places)
 
 
-def load_data_config(name: str | Path, *, download: bool = False, readers: Sequence[type[Reader]] = ()) -> DataConfig:
+def load_data_config(
+    name: str | Path, *, download: bool = False, readers: Sequence[type[Reader]] = (), quiet: bool = False
+) -> DataConfig:
     """Reads a data YAML.
 
     Args:
         name: file name, looked up in the working directory, then among the packaged files.
         download: fetch the data the YAML lists under ``download`` if a split is missing.
         readers: label formats of your own, beside those of ``READERS``.
+        quiet: do not tell again what is left out of the file.
 
     Raises:
         UserError: one line listing every fault of the file.
     """
     source = find_config(name, "data")
-    content = load_yaml(source)
+    content = load_yaml(source, texts=("names",))
     if not isinstance(content, dict):
         raise UserError(f"{source}: expected a mapping with train, val and names, found {type(content).__name__}")
-    faults = [
-        f"{key}: unknown key{suggest(str(key), _KEYS)}"
-        for key in content
-        if key not in _KEYS and key not in _IGNORED_KEYS
-    ]
+    faults: list[str] = []
+    unused = _unused_keys([str(key) for key in content if key not in _KEYS], faults)
     names = _parse_names(content.get("names"), content.get("nc"), faults)
     given = {split: content[split] for split in SPLITS if content.get(split) is not None}
     splits = {
@@ -93,16 +103,17 @@ def load_data_config(name: str | Path, *, download: bool = False, readers: Seque
         for split, entry in given.items()
         if (reader := _parse_entry(split, entry, (*READERS, *readers), faults)) is not None
     }
+    kpt_shape = _parse_kpt_shape(content.get("kpt_shape"), faults)
     root = content.get("path")
     if root is not None and not isinstance(root, str):
-        faults.append(f"path: expected a folder, found {root!r}")
+        faults.append(f"path: expected a folder, found {root!r:.80}")
         root = None
     shapes = parse_shapes(content["generate"], faults) if content.get("generate") is not None else None
     if content.get("generate") is not None and root is not None:
         faults.append("path: expected none beside generate, which draws into the cache directory")
     downloads: list[Download] = []
     if isinstance(content.get("download"), str):
-        say(f"{source}: the download script is ignored; only lists of url, sha256 and to are used")
+        unused.append("download, a script (only lists of url, sha256 and to are used; the script is ignored)")
     elif content.get("download") is not None:
         downloads = parse_downloads(content["download"], faults)
     if not given:
@@ -111,6 +122,8 @@ def load_data_config(name: str | Path, *, download: bool = False, readers: Seque
         faults.append("names: missing (a list of class names)")
     if faults:
         raise UserError(f"{source}: {'; '.join(faults)}")
+    if unused and not quiet:
+        say(f"{source}: not used: {', '.join(unused)}")
 
     roots = _roots(source, root)
     if downloads and not _complete(splits, roots):
@@ -120,34 +133,59 @@ def load_data_config(name: str | Path, *, download: bool = False, readers: Seque
             download_all(downloads, _download_root(source, roots))
     if names is None:
         names = _names_of_files(source, splits, roots)
+    if kpt_shape is not None:
+        splits = {
+            split: replace(reader, kpt_shape=kpt_shape) if isinstance(reader, YoloReader) else reader
+            for split, reader in splits.items()
+        }
     return DataConfig(source=source, names=names, roots=roots, splits=splits, shapes=shapes)
 
 
+def _unused_keys(keys: Sequence[str], faults: list[str]) -> list[str]:
+    """Keys that are left out, such as those of other tools; what is nearly a key of ours is a fault."""
+    unused = []
+    for key in keys:
+        if key in _OTHERS:
+            unused.append(key)
+        elif close := get_close_matches(key.lower(), _KEYS, n=1, cutoff=_TYPO):
+            faults.append(f"{key:.40}: unknown key (did you mean '{close[0]}'?)")
+        else:
+            unused.append(f"{key:.40}{suggest(key, _KEYS)}")
+    return unused
+
+
 def _parse_names(names: Any, nc: Any, faults: list[str]) -> tuple[str, ...] | None:
-    if nc is not None and (not isinstance(nc, int) or isinstance(nc, bool) or nc < 1):
-        faults.append(f"nc: expected a number of classes, found {nc!r}")
+    """Class names; those of the YAML are text as it is written there."""
+    if nc is not None and (not isinstance(nc, int) or isinstance(nc, bool) or not 1 <= nc <= MOST_CLASSES):
+        faults.append(f"nc: expected a number of classes, found {nc!r:.40} (of 1 to {MOST_CLASSES})")
         nc = None
     if isinstance(names, dict):
-        if sorted(names, key=str) != sorted(range(len(names)), key=str):
-            faults.append(
-                f"names: expected the keys 0 to {len(names) - 1}, found {', '.join(map(str, list(names)[:10]))}"
-            )
-            names = list(names.values())
-        else:
-            names = [names[index] for index in range(len(names))]
+        numbers = {int(key): name for key, name in names.items() if re.fullmatch("[0-9]{1,6}", key)}
+        if sorted(numbers) != list(range(len(names))):
+            faults.append(f"names: expected the keys 0 to {len(names) - 1}, found {', '.join(list(names)[:10]):.80}")
+        names = [name for _, name in sorted(numbers.items())] or list(names.values())
     if names is None:
         return None if nc is None else tuple(f"class{index}" for index in range(nc))
-    if not isinstance(names, list) or not names or not all(isinstance(name, str | int | float) for name in names):
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) and name for name in names):
         faults.append(f"names: expected a list of class names, found {str(names)[:80]}")
         return ()
-    if booleans := [str(name) for name in names if isinstance(name, bool)]:
-        faults.append(
-            f"names: expected text, found {', '.join(booleans[:10])}; "
-            "quote words that YAML takes for true or false: 'yes', 'no', 'on', 'off'"
-        )
+    if len(names) > MOST_CLASSES:
+        faults.append(f"names: expected at most {MOST_CLASSES} classes, found {len(names)}")
     if nc is not None and nc != len(names):
         faults.append(f"nc: expected {len(names)} (the number of names), found {nc}")
-    return tuple(map(str, names))
+    return tuple(names)
+
+
+def _parse_kpt_shape(value: Any, faults: list[str]) -> tuple[int, int] | None:
+    """How many key points a row of labels has, and numbers of each."""
+    if value is None:
+        return None
+    if isinstance(value, list) and [type(number) for number in value] == [int, int]:
+        points, numbers = value
+        if 0 < points <= 10_000 and numbers in (2, 3):
+            return points, numbers
+    faults.append(f"kpt_shape: expected [points, 2 or 3], found {str(value)[:40]}")
+    return None
 
 
 def _parse_entry(split: str, value: Any, readers: Sequence[type[Reader]], faults: list[str]) -> Reader | None:
@@ -162,7 +200,7 @@ def _parse_entry(split: str, value: Any, readers: Sequence[type[Reader]], faults
     reader = max((reader for reader in readers if reader.keys), key=lambda reader: len(value.keys() & set(reader.keys)))
     wrong = [f"{split}.{key}: unknown key{suggest(str(key), reader.keys)}" for key in value if key not in reader.keys]
     wrong += [
-        f"{split}.{key}: expected a path, found {value.get(key)!r}"
+        f"{split}.{key}: expected a path, found {value.get(key)!r:.80}"
         for key in reader.keys
         if not isinstance(value.get(key), str)
     ]
@@ -172,13 +210,13 @@ def _parse_entry(split: str, value: Any, readers: Sequence[type[Reader]], faults
 
 def _roots(source: Path, path: str | None) -> tuple[Path, ...]:
     places = (source.parent, Path.cwd())
-    folder = Path(os.path.expanduser(path or "."))  # ~nobody stays as it is, and is not found
-    return tuple(dict.fromkeys(Path(os.path.abspath(place / folder)) for place in places))
+    folders = spellings(path or ".")
+    return tuple(dict.fromkeys(Path(os.path.abspath(place / folder)) for folder in folders for place in places))
 
 
 def _complete(splits: dict[str, Reader], roots: tuple[Path, ...]) -> bool:
     return all(
-        any(path.exists() for path in Places(roots, split).candidates(text))
+        any(os.path.exists(path) for path in Places(roots, split).candidates(text))
         for split, reader in splits.items()
         for text in reader.paths
     )
@@ -191,11 +229,23 @@ def _download_root(source: Path, roots: tuple[Path, ...]) -> Path:
 
 
 def _names_of_files(source: Path, splits: dict[str, Reader], roots: tuple[Path, ...]) -> tuple[str, ...]:
+    """The names of the first split that is there, without those that are classes in none."""
     missing: list[NotThere] = []
+    names: tuple[str, ...] = ()
+    doubtful: frozenset[str] = frozenset()
     for split in ("val", "test", "train"):  # val first: its file is usually the smaller one
-        if isinstance(reader := splits.get(split), NamingReader):
-            try:
-                return reader.names(Places(roots, f"{source}: {split}"))
-            except NotThere as error:
-                missing.append(error)
-    raise missing[0]
+        if not isinstance(reader := splits.get(split), NamingReader) or (names and not doubtful):
+            continue
+        places = Places(roots, f"{source}: {split}")
+        try:
+            if names:
+                doubtful -= set(reader.names(places)) - reader.doubtful_names(places)
+            else:
+                names, doubtful = reader.names(places), reader.doubtful_names(places)
+        except NotThere as error:
+            missing.append(error)
+    if not names:
+        raise missing[0]
+    if len(names) > MOST_CLASSES:
+        raise UserError(f"{source}: expected at most {MOST_CLASSES} classes, found {len(names)} categories")
+    return tuple(name for name in names if name not in doubtful)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import cv2
 import numpy as np
@@ -17,12 +19,15 @@ from numpy.typing import ArrayLike, NDArray
 from yolorep.config import cache_dir
 from yolorep.console import progress, say
 from yolorep.data.annotations import Annotations, Truth
-from yolorep.data.cache import file_state
+from yolorep.data.cache import VERSION, file_state
 from yolorep.errors import UserError
+from yolorep.image_headers import limit_pixels, max_pixels
 from yolorep.images import ImageError, read_image
 
 #: Share of the free memory a RAM cache may take.
 _MEMORY_SHARE = 0.8
+#: Bytes of the checksum behind an image kept on disk.
+_CHECK_SIZE = 4
 
 
 def resized_shape(size: tuple[int, int], image_size: int) -> tuple[int, int]:
@@ -88,6 +93,7 @@ class DetectionDataset:
             [resized_shape((height, width), image_size) for height, width in annotations.sizes.tolist()], np.int64
         ).reshape(-1, 2)
         self._training = training
+        self._max_pixels = max_pixels()
         self._pixels: NDArray[np.uint8] | None = None
         self._starts = np.concatenate([[0], np.cumsum(self.shapes.prod(axis=1) * 3)])
         self._folder: Path | None = None
@@ -95,6 +101,11 @@ class DetectionDataset:
             self._fill_memory()
         elif cache == "disk":
             self._fill_folder()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # In a worker that was not forked: it has to be told what this process was told.
+        self.__dict__.update(state)
+        limit_pixels(self._max_pixels)
 
     def __len__(self) -> int:
         return len(self.annotations)
@@ -114,10 +125,12 @@ class DetectionDataset:
             return self._pixels[self._starts[index] : self._starts[index + 1]].reshape(*self.shapes[index], 3)
         if self._folder is not None:
             file = self._disk_file(index)
-            try:
-                return np.asarray(np.load(file, allow_pickle=False), np.uint8)
-            except (OSError, ValueError):
-                pass  # removed or damaged since: only slower
+            image = self._read_stored(index, file)
+            if image is None:  # removed or damaged since: only slower
+                image = self._decode(index)
+                with suppress(UserError):
+                    self._store(index, file, image)
+            return image
         return self._decode(index)
 
     def _decode(self, index: int) -> NDArray[np.uint8]:
@@ -152,18 +165,30 @@ class DetectionDataset:
         def fill(index: int) -> None:
             file = self._disk_file(index)
             if not file.exists():
-                self._store(index, file)
+                self._store(index, file, self._decode(index))
 
         self._in_threads(fill, "caching images on disk")
 
-    def _store(self, index: int, file: Path) -> None:
-        image = self._decode(index)
+    def _read_stored(self, index: int, file: Path) -> NDArray[np.uint8] | None:
+        """An image kept on disk; None if it is not there, damaged, or another one."""
+        try:
+            content = file.read_bytes()
+            stored, check = content[:-_CHECK_SIZE], content[-_CHECK_SIZE:]
+            if zlib.crc32(stored).to_bytes(_CHECK_SIZE, "little") != check:
+                return None
+            image = np.load(io.BytesIO(stored), allow_pickle=False)
+        except (OSError, ValueError, EOFError):
+            return None
+        return image if image.dtype == np.uint8 and image.shape == (*self.shapes[index], 3) else None
+
+    def _store(self, index: int, file: Path, image: NDArray[np.uint8]) -> None:
         temporary = file.with_name(f".{file.stem}.{os.getpid()}.{index}.npy")
         # Renamed, so that nobody reads half a file. Not fsynced: what a power cut damages is decoded again.
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             packed = io.BytesIO()  # NumPy writing to the disk itself would not say why it cannot
             np.save(packed, image, allow_pickle=False)
+            packed.write(zlib.crc32(packed.getbuffer()).to_bytes(_CHECK_SIZE, "little"))
             temporary.write_bytes(packed.getbuffer())
             temporary.replace(file)
         except OSError as error:
@@ -177,7 +202,7 @@ class DetectionDataset:
     def _disk_file(self, index: int) -> Path:
         assert self._folder is not None
         path = self.annotations.paths[index]
-        state = f"{path}\0{file_state(path)} {self.image_size} {self._training}"
+        state = f"{path}\0{file_state(path)} {self.image_size} {self._training} {VERSION}"
         key = hashlib.sha256(state.encode("utf-8", "surrogateescape")).hexdigest()
         return self._folder / key[:2] / f"{key[2:34]}.npy"
 

@@ -27,6 +27,8 @@ from yolorep.errors import UserError, first_line, suggest
 from yolorep.files import atomic_write
 
 _KEYS = ("url", "sha256", "to")
+#: Files of a data set.
+_MOST = 1000
 _SCHEMES = ("https://", "http://", "file://")
 _CHUNK = 1 << 20
 
@@ -70,7 +72,7 @@ class Download:
 
 def parse_downloads(value: Any, faults: list[str]) -> list[Download]:
     """Checks the ``download`` list of a data YAML; what is wrong is appended to ``faults``."""
-    if not isinstance(value, list):
+    if not isinstance(value, list) or len(value) > _MOST:
         faults.append(f"download: expected a list of {{url, sha256, to}}, found {str(value)[:80]}")
         return []
     known = len(faults)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from yolorep.data.annotations import Annotations
 from yolorep.data.catalog import DataConfig
+from yolorep.files import real_paths
 
 
 def load_annotations(config: DataConfig, split: str, *, single_class: bool = False) -> Annotations:
@@ -23,3 +24,11 @@ def load_annotations(config: DataConfig, split: str, *, single_class: bool = Fal
     places = config.places(split)
     annotations = config.splits[split].read(config.names, places)
     return annotations.single_class() if single_class else annotations
+
+
+def count_linked(first: Annotations, second: Annotations) -> int:
+    """How many images of the second split are, through links, images of the first; those of equal paths are meant."""
+    paths = set(first.paths)
+    real = set(real_paths(paths))
+    others = [path for path in second.paths if path not in paths]
+    return sum(path in real for path in real_paths(others))

@@ -54,8 +54,8 @@ class ShapesOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    train: int = Field(default=512, ge=1)
-    val: int = Field(default=128, ge=1)
+    train: int = Field(default=512, ge=1, le=1_000_000)
+    val: int = Field(default=128, ge=1, le=1_000_000)
     image_size: int = Field(default=320, ge=64, le=2048)
     objects: int = Field(default=9, ge=2, le=100)
     smallest: float = Field(default=0.025, ge=0.01, lt=_LARGEST)

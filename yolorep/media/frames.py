@@ -13,7 +13,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from yolorep.images import IMAGE_SUFFIXES, ImageError, read_image
+from yolorep.image_headers import check_pixels
+from yolorep.images import IMAGE_SUFFIXES, ImageError, Note, read_image
 
 # fmt: off
 VIDEO_SUFFIXES = frozenset({
@@ -61,16 +62,19 @@ class Unreadable:
     reason: str
 
 
-def read_frames(entry: str, *, position: int = 0, vid_stride: int = 1) -> Iterator[Frame | Unreadable]:
+def read_frames(
+    entry: str, *, position: int = 0, vid_stride: int = 1, note: Note | None = None
+) -> Iterator[Frame | Unreadable]:
     """Reads one file, URL or camera index; what is wrong with it comes as ``Unreadable``.
 
     Args:
         entry: the path of an existing image or video, or one that :func:`is_stream`.
         position: the ``index`` of an image.
         vid_stride: yield every N-th frame of a video or stream.
+        note: called with how unusual numbers of an image are taken.
     """
     if is_image(entry):
-        yield _read_image(entry, position)
+        yield _read_image(entry, position, note)
     else:
         yield from _read_video(entry, vid_stride)
 
@@ -104,7 +108,7 @@ def suffix_of(entry: str) -> str:
     return os.path.splitext(path)[1].lower()
 
 
-def _read_image(entry: str, position: int) -> Frame | Unreadable:
+def _read_image(entry: str, position: int, note: Note | None) -> Frame | Unreadable:
     if is_stream(entry):
         capture = cv2.VideoCapture(entry)
         found, picture = capture.read()
@@ -114,7 +118,7 @@ def _read_image(entry: str, position: int) -> Frame | Unreadable:
         image = np.asarray(picture, np.uint8)
     else:
         try:
-            image = read_image(entry)
+            image = read_image(entry, note=note)
         except ImageError as error:
             return Unreadable(entry, str(error))
     return Frame(image, entry, position, 1, None, is_video=False)
@@ -128,6 +132,9 @@ def _read_video(entry: str, vid_stride: int) -> Iterator[Frame | Unreadable]:
     try:
         if not capture.isOpened():
             yield Unreadable(entry, f"OpenCV cannot open this {_what(entry)}")
+            return
+        if fault := _too_large(capture):
+            yield Unreadable(entry, fault)
             return
         count = int(max(capture.get(cv2.CAP_PROP_FRAME_COUNT), 0))
         rate = capture.get(cv2.CAP_PROP_FPS)
@@ -154,6 +161,15 @@ def _read_video(entry: str, vid_stride: int) -> Iterator[Frame | Unreadable]:
             yield Unreadable(entry, f"only the first {index} of {count} frames can be decoded")
     finally:
         capture.release()
+
+
+def _too_large(capture: cv2.VideoCapture) -> str:
+    """Why the frames of a video are not decoded: their size; empty if they are."""
+    try:
+        check_pixels(int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT)), int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)))
+    except ImageError as error:
+        return f"frames of {error}"
+    return ""
 
 
 def _what(entry: str) -> str:

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from yolorep.errors import UserError, suggest
-from yolorep.images import IMAGE_SUFFIXES
+from yolorep.files import distinct_files
+from yolorep.images import IMAGE_SUFFIXES, Note, passed_over
 from yolorep.media.frames import (
     URL_SCHEMES,
     VIDEO_SUFFIXES,
@@ -24,7 +25,7 @@ from yolorep.media.live import SCREEN, open_screen, open_stdin
 LIST_SUFFIXES = frozenset({".txt", ".streams"})
 
 
-def open_source(source: str | Path, *, vid_stride: int = 1) -> Iterator[Frame | Unreadable]:
+def open_source(source: str | Path, *, vid_stride: int = 1, note: Note | None = None) -> Iterator[Frame | Unreadable]:
     """Reads whatever ``source`` names.
 
     Args:
@@ -35,6 +36,8 @@ def open_source(source: str | Path, *, vid_stride: int = 1) -> Iterator[Frame | 
             read as they arrive, or another video, which is read to its end before its first frame comes; ``screen``,
             unless a file is called that, for screenshots without end. Nothing else is ever fetched from a network.
         vid_stride: yield every N-th frame of videos and streams, the first one included.
+        note: called with a line about files of a folder that are passed over, and with one about unusual numbers in
+            images, how they are taken.
 
     Returns:
         An iterator over frames, those of one video consecutive, in sorted order of the paths. An input that cannot
@@ -51,7 +54,7 @@ def open_source(source: str | Path, *, vid_stride: int = 1) -> Iterator[Frame | 
         return open_stdin(vid_stride=vid_stride)
     if _is_screen(source):
         return open_screen()
-    return _read(_find(source), vid_stride)
+    return _read(_find(source, note), vid_stride, note)
 
 
 def is_one_image(source: str | Path) -> bool:
@@ -67,25 +70,36 @@ def is_live(source: str | Path) -> bool:
     return _is_screen(source) or source.isdecimal() or ("://" in source and source.partition("://")[0].lower() in live)
 
 
-def _read(entries: list[str | Unreadable], vid_stride: int) -> Iterator[Frame | Unreadable]:
+def _read(entries: list[str | Unreadable], vid_stride: int, note: Note | None) -> Iterator[Frame | Unreadable]:
+    said: set[str] = set()
+
+    def once(line: str) -> None:
+        if note and line not in said:
+            note(f"{entry}: {line}")
+        said.add(line)
+
     for position, entry in enumerate(entries):
         if isinstance(entry, Unreadable):
             yield entry
         else:
-            yield from read_frames(entry, position=position, vid_stride=vid_stride)
+            yield from read_frames(entry, position=position, vid_stride=vid_stride, note=once)
 
 
 def _is_screen(source: str) -> bool:
     return source == SCREEN and not os.path.exists(source)
 
 
-def _find(source: str) -> list[str | Unreadable]:
+def _find(source: str, note: Note | None) -> list[str | Unreadable]:
     """Lists the inputs ``source`` names."""
     if is_stream(source):
         return [source]
     path = os.path.expanduser(source)
     if os.path.isdir(path):
-        return _media(f"folder '{source}'", [os.path.join(path, name) for name in os.listdir(path)])
+        files = [os.path.join(path, name) for name in os.listdir(path)]
+        media = _media(f"folder '{source}'", files)
+        if note and (others := passed_over(path for path in files if not _is_media(path))):
+            note(f"{source}: {others}")
+        return media
     if os.path.isfile(path):
         if suffix_of(path) in LIST_SUFFIXES:
             return _find_listed(path)
@@ -107,6 +121,7 @@ def _find_listed(path: str) -> list[str | Unreadable]:
         raise UserError(f"{path}: expected text, one path or URL a line; cannot read it ({error})") from error
     folder = os.path.dirname(path)
     entries: list[str | Unreadable] = []
+    files: set[str] = set()
     for line in dict.fromkeys(line for line in lines if line and not line.startswith("#")):
         candidates = [os.path.join(folder, os.path.expanduser(line)), os.path.expanduser(line)]
         found = next((candidate for candidate in candidates if os.path.exists(candidate)), None)
@@ -116,7 +131,8 @@ def _find_listed(path: str) -> list[str | Unreadable]:
             entries.append(Unreadable(line, f"listed in {path}, found neither beside it nor in the working directory"))
         elif not (_is_media(found) or (os.path.isfile(found) and is_image(found))):
             entries.append(Unreadable(line, f"listed in {path}, is neither an image nor a video"))
-        else:
+        elif (real := os.path.realpath(found)) not in files:
+            files.add(real)
             entries.append(found)
     if not entries:
         raise UserError(f"{path}: expected one path, URL or camera index a line, found none")
@@ -143,7 +159,7 @@ def _not_found(source: str, path: str) -> str:
 
 def _media(where: str, paths: list[str]) -> list[str | Unreadable]:
     """Picks the images and videos, sorted."""
-    media: list[str | Unreadable] = [path for path in sorted(paths) if _is_media(path)]
+    media: list[str | Unreadable] = [*distinct_files(path for path in sorted(paths) if _is_media(path))]
     if not media:
         raise UserError(
             f"{where}: expected images ({_known(IMAGE_SUFFIXES)}) or videos ({_known(VIDEO_SUFFIXES)}), "

@@ -11,13 +11,14 @@ import torch
 import yaml
 
 from yolorep.config import Hyp, check_options, lasting_name, load_yaml
-from yolorep.console import say
+from yolorep.console import plural, say
 from yolorep.data.catalog import load_data_config
 from yolorep.data.dataset import Dataset, DetectionDataset
-from yolorep.data.scan import load_annotations
+from yolorep.data.scan import count_linked, load_annotations
 from yolorep.device import autocast_dtype, select_device
 from yolorep.errors import UserError
 from yolorep.files import write_text
+from yolorep.image_headers import limit_pixels
 from yolorep.models.detector import Detector
 from yolorep.models.image_size import fit_image_size
 from yolorep.ops.letterbox import Geometry
@@ -204,10 +205,13 @@ def load_data(options: TrainOptions) -> tuple[Dataset, Dataset]:
     Raises:
         UserError: if a split is missing, without images, or has a wrong label.
     """
-    config = load_data_config(options.data)
+    limit_pixels(options.max_pixels)
+    config = load_data_config(options.data, quiet=True)  # a run's inputs were told when they were checked
     annotations = {
         split: load_annotations(config, split, single_class=options.single_cls) for split in ("train", "val")
     }
+    if linked := count_linked(annotations["train"], annotations["val"]):
+        say(f"{options.data}: {plural('image', linked)} of val can be reached from train through links: AP is too high")
     train_set, val_set = (
         DetectionDataset(
             found,

@@ -116,7 +116,9 @@ def test_damaged_or_unwritable_cache_costs_time_only(
     yaml = write_yolo(tmp_path)
     expected = load(yaml).boxes
     (file,) = cache.rglob("*.npz")
-    for content in (b"", b"junk", file.read_bytes()[:300]):
+    packed = file.read_bytes()
+    flipped = (packed[:at] + bytes([packed[at] ^ 4]) + packed[at + 1 :] for at in range(0, len(packed), 97))
+    for content in (b"", b"junk", packed[:300], packed[:-1], packed + b"0", *flipped):
         file.write_bytes(content)
         np.testing.assert_array_equal(load(yaml).boxes, expected)
     blocked = tmp_path / "file"

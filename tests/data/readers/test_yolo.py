@@ -71,6 +71,7 @@ def test_reads_rows(text: str, boxes: list[list[float]], duplicates: int, empty:
         ("1.5 .5 .5 .1 .1", r"found 1\.5"),
         ("car .5 .5 .1 .1", r"expected numbers .*found 'car \.5 \.5 \.1 \.1'"),
         ("0 .5 nan .1 .1", r"expected numbers"),
+        ("1_0 .5 .5 .1 .1", r"expected numbers"),
         ("0 .5 .5 inf .1", r"expected numbers"),
         ("0 .5 .5 .1", r"expected 5 columns .*found 4 columns"),
         ("0 .5 .5 .1 .1 .9", r"found 6 columns"),
@@ -83,6 +84,106 @@ def test_wrong_rows(text: str, message: str, tmp_path: Path) -> None:
         read(tmp_path, text)
     assert str(tmp_path / "x.txt") in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "box"),
+    [
+        # Half a pixel more than the image.
+        ("0 0.3040 0.5003 0.6080 1.0004", [0, 0.304, 0.5003, 0.608, 1.0]),
+        ("0 -0.01 1.01 0.2 0.2", [0, 0.0, 1.0, 0.2, 0.2]),
+        # Corners of turned boxes leave the image by nature.
+        ("0 0.2 0.9 0.5 0.8 0.6 1.03 0.3 1.1", [0, 0.4, 0.9, 0.4, 0.2]),
+        ("0 -0.1 0.5 0.5 0.4 0.5 0.6", [0, 0.25, 0.5, 0.5, 0.2]),
+    ],
+)
+def test_a_little_outside_is_clipped_and_counted(
+    text: str, box: list[float], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels = read(tmp_path, text)
+    np.testing.assert_allclose(labels.boxes, [box], atol=1e-12)
+    assert labels.clipped == 1
+    yaml = write_yolo(tmp_path, count=1)
+    (tmp_path / "labels/train/000.txt").write_text(f"0 .5 .5 1 1\n{text}\n")
+    load(yaml)
+    assert "; 1 row a little outside the image clipped; in " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("text", ["0 0.5 0.5 1.011 0.1", "0 -0.011 .5 .1 .1", "0 .2 .9 .5 .8 .6 1.11 .3 .9"])
+def test_more_is_refused(text: str, tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"x\.txt, line 1: expected coordinates normalized to 0\.\.1.*found -?[01]\.\d+$"
+    ):
+        read(tmp_path, text)
+
+
+#: A box, and the four corners of a licence plate in it.
+PLATE = "0.208398 0.405289 0.118403 0.186256 0.2125 0.477778 0.233854 0.471296 0.166146 0.449074 0.186458 0.444444"
+#: A box with three points, one of them not labelled.
+FACE = "0.5 0.5 0.4 0.4 0.5 0.5 2 0.6 0.6 1 0 0 0"
+
+
+@pytest.mark.parametrize(
+    ("row", "shape"), [(PLATE, (4, 2)), (FACE, (3, 3)), (f"{FACE} 0.5 0.4 1", (4, 3)), ("0.5 0.5 0.4 0.4 7 -7", (1, 2))]
+)
+def test_key_points_are_left_out(
+    row: str, shape: tuple[int, int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    yaml = write_yolo(tmp_path, count=2)
+    (tmp_path / "labels/train/000.txt").write_text(f"1 {row}\n2 .5 .5 .1 .1\n")
+    (tmp_path / "labels/train/001.txt").write_text(f"0 {row}\n")
+    yaml.write_text(yaml.read_text() + f"kpt_shape: {list(shape)}\n")
+    annotations = load(yaml)
+    np.testing.assert_allclose(annotations.labels(0)[0], [1, *map(float, row.split()[:4])], atol=1e-6)
+    assert len(annotations.boxes) == 3
+    out = capsys.readouterr().out
+    assert "; 2 rows with key points, of which only the box is used; in " in out
+    assert out.count("\n") == 1
+
+
+@pytest.mark.parametrize("row", [f"{PLATE} 0.5 0.5", "0.1 0.1 0.4 0.1 0.4 0.4", "0.5 0.5 0.4"])
+def test_rows_of_another_number_of_key_points(row: str, tmp_path: Path) -> None:
+    (tmp_path / "x.txt").write_text(f"0 .5 .5 .1 .1\n0 {row}\n")
+    with pytest.raises(UserError, match=r"x\.txt, line 2: expected 5 columns, or 13 with the key points"):
+        read_yolo_labels(tmp_path / "x.txt", kpt_shape=(4, 2))
+
+
+@pytest.mark.parametrize(
+    ("row", "shape"),
+    [(FACE, r"\[3, 3\]"), (f"{FACE} 0.5 0.4 2", r"\[4, 3\]"), ("0.5 0.5 0.4 0.4 0.5 0.5 1", r"\[1, 3\]")],
+)
+def test_key_points_that_no_polygon_fits_are_refused_by_name(row: str, shape: str, tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match=rf"x\.txt, line 1: .*\(key points need 'kpt_shape: {shape}' in the data YAML\)"
+    ):
+        read(tmp_path, f"0 {row}")
+
+
+@pytest.mark.parametrize(
+    ("rows", "asked"),
+    [
+        ([f"0 {PLATE}", f"1 {PLATE}\n0 .5 .5 .1 .1"], "[4, 2]"),
+        (["0 0.5 0.5 0.4 0.4 0.5 0.5 1 0.6 0.6 1", ""], "[2, 3]"),
+        ([f"0 {PLATE}", "0 .2 .2 .6 .3 .4 .8"], ""),  # one row that is no box with points
+        ([f"0 {PLATE}", f"0 {PLATE} 0.2 0.4"], ""),  # not as many points in each
+        (["0 .2 .2 .6 .3 .4 .8", "1 .1 .1 .2 .1 .2 .8"], ""),
+        (["0 .5 .5 .1 .1", ""], ""),
+    ],
+)
+@pytest.mark.parametrize("warm", [False, True])
+def test_asks_whether_kpt_shape_is_missing(
+    rows: list[str], asked: str, warm: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    yaml = write_yolo(tmp_path, count=2)
+    for number, row in enumerate(rows):
+        (tmp_path / f"labels/train/00{number}.txt").write_text(row)
+    if warm:
+        load(yaml)
+        capsys.readouterr()
+    load(yaml)
+    lines = [line for line in capsys.readouterr().out.splitlines() if "missing in the data YAML?" in line]
+    assert len(lines) == bool(asked)
+    assert not asked or f"is 'kpt_shape: {asked}' missing" in lines[0]
 
 
 def test_missing_file_means_no_objects(tmp_path: Path) -> None:

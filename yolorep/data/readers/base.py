@@ -7,11 +7,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
+from yolorep.console import plural
 from yolorep.data.annotations import Annotations
 from yolorep.errors import UserError
-from yolorep.images import IMAGE_SUFFIXES
+from yolorep.files import distinct_files, is_endless, walk_files
+from yolorep.images import IMAGE_SUFFIXES, passed_over
+
+#: Of an animation the first frame is taken.
+_SUFFIXES = IMAGE_SUFFIXES | {".gif"}
 
 
 class NotThere(UserError):
@@ -32,23 +37,32 @@ class Places:
 
     def candidates(self, text: str) -> list[Path]:
         """Every path that an entry may mean, best first."""
-        places = [root / os.path.expanduser(text) for root in self.roots]
-        if text.startswith("../"):
-            # Roboflow writes ../train/images for a folder beside the YAML.
-            places.append(self.roots[0] / text.removeprefix("../"))
-        return list(dict.fromkeys(Path(os.path.abspath(place)) for place in places))
+        places = [root / spelling for spelling in spellings(text) for root in self.roots]
+        # Roboflow writes ../train/images for a folder beside the YAML.
+        beside = [self.roots[0] / spelling[3:] for spelling in spellings(text) if spelling.startswith("../")]
+        return list(dict.fromkeys(Path(os.path.abspath(place)) for place in (*beside, *places)))
 
     def find(self, text: str) -> Path:
         """The first path that exists.
 
         Raises:
             NotThere: naming every path tried.
+            UserError: if it is a device or pipe.
         """
         tried = self.candidates(text)
         for path in tried:
-            if path.exists():
+            if is_endless(path):
+                raise UserError(f"{self.where}: expected a file or folder, found {path}, a device or pipe")
+            if os.path.exists(path):  # unlike Path.exists, also for names that no file can have
                 return path
-        raise NotThere(f"{self.where}: {text} does not exist; tried {', '.join(map(str, tried))}")
+        hint = "" if text.isprintable() else " (in double quotes, YAML takes \\t for a tab: write / in paths)"
+        raise NotThere(f"{self.where}: {text} does not exist{hint}; tried {', '.join(map(str, tried))}")
+
+
+def spellings(text: str) -> list[str]:
+    """A path as it is written, ``~`` as the home folder, and with ``/`` for the backslashes of another system."""
+    paths = (text, text.replace("\\", "/"))
+    return list(dict.fromkeys(map(os.path.expanduser, paths)))
 
 
 @dataclass(frozen=True)
@@ -101,6 +115,17 @@ class NamingReader(Reader):
             UserError: if they do not give them.
         """
 
+    def doubtful_names(self, places: Places) -> frozenset[str]:
+        """Those of the names that are no classes, unless another split has objects of them."""
+        return frozenset()
+
+
+class Found(NamedTuple):
+    """The image files of a split, and what is to be told about those left out."""
+
+    paths: list[str]
+    notes: list[str]
+
 
 def list_images(paths: Sequence[str], places: Places) -> list[str]:
     """The image files of folders, sorted, and of text files that name one a line, each file once.
@@ -108,24 +133,40 @@ def list_images(paths: Sequence[str], places: Places) -> list[str]:
     Raises:
         UserError: if a path is not there or has no images.
     """
+    return find_images(paths, places).paths
+
+
+def find_images(paths: Sequence[str], places: Places) -> Found:
+    """As :func:`list_images`, with a note on files that are not read and one on links to images already there.
+
+    Raises:
+        UserError: if a path is not there or has no images.
+    """
     images: list[str] = []
+    others: list[str] = []
+    notes: list[str] = []
     for text in paths:
         found = places.find(text)
-        images += _list_folder(found, places.where) if found.is_dir() else _list_file(found, places)
-    return list(dict.fromkeys(images))
+        images += _list_folder(found, places.where, others, notes) if found.is_dir() else _list_file(found, places)
+    named = dict.fromkeys(images)
+    distinct = distinct_files(named)
+    again = len(named) - len(distinct)
+    notes += [passed_over(others), f"{plural('link', again)} to images already there left out" if again else ""]
+    return Found(distinct, [note for note in notes if note])
 
 
-def _list_folder(folder: Path, where: str) -> list[str]:
-    images = sorted(
-        os.path.join(parent, name)
-        for parent, _, names in os.walk(folder, followlinks=True)
-        for name in names
+def _list_folder(folder: Path, where: str, others: list[str], notes: list[str]) -> list[str]:
+    """The images below a folder; other files are added to ``others``, folders that cannot be read to ``notes``."""
+    images: list[str] = []
+    for path in walk_files(str(folder), lambda error: notes.append(f"{error.filename}: {error.strerror}")):
+        name = os.path.basename(path)
         # A leading dot: AppleDouble files and the like.
-        if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not name.startswith(".")
-    )
+        wanted = os.path.splitext(name)[1].lower() in _SUFFIXES and not name.startswith(".")
+        (images if wanted else others).append(path)
     if not images:
-        raise UserError(f"{where}: expected images ({' '.join(sorted(IMAGE_SUFFIXES))}), found none in {folder}")
-    return images
+        told = "".join(f"; {note}" for note in (passed_over(others), *notes) if note)
+        raise UserError(f"{where}: expected images ({' '.join(sorted(_SUFFIXES))}), found none in {folder}{told}")
+    return sorted(images)
 
 
 def _list_file(file: Path, places: Places) -> list[str]:
@@ -136,13 +177,14 @@ def _list_file(file: Path, places: Places) -> list[str]:
             f"{places.where}: expected a folder or a text file with one image a line, found {file} ({error})"
         ) from error
     roots = tuple(map(str, dict.fromkeys((file.parent, *places.roots, Path.cwd()))))
-    images = []
-    for line in filter(None, lines):
-        tried = [os.path.abspath(os.path.join(root, line)) for root in roots]
-        # One that is nowhere is kept: the scan reports it beside the unreadable ones.
-        images.append(next(filter(os.path.exists, tried), tried[0]))
+    tried = [
+        list(dict.fromkeys(os.path.abspath(os.path.join(root, path)) for path in spellings(line) for root in roots))
+        for line in filter(None, lines)
+    ]
+    # One that is nowhere is kept: the scan reports it beside the unreadable ones.
+    images = [next(filter(os.path.exists, paths), paths[0]) for paths in tried]
     if not any(map(os.path.exists, images)):
-        found = f"first line tried as {', '.join(dict.fromkeys(tried))}" if images else "the file is empty"
+        found = f"first line tried as {', '.join(tried[0])}" if images else "the file is empty"
         raise UserError(
             f"{places.where}: expected one image path a line in {file}, found no image that exists; {found}"
         )

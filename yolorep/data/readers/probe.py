@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from yolorep.console import progress, say
+from yolorep.console import plural, progress, say
 from yolorep.data.annotations import ID_LIMIT, Annotations, Truth
 from yolorep.data.cache import Arrays, cache_file, load_arrays, pack_json, save_arrays, unpack_json
-from yolorep.errors import UserError
+from yolorep.errors import UserError, one_line
+from yolorep.files import is_endless
 from yolorep.images import ImageError, ImageReadError, probe_image
 
-#: Files named in the summary line.
+#: How many of them a line names.
 _SHOWN = 5
 
 Item = TypeVar("Item")
@@ -26,17 +28,24 @@ Result = TypeVar("Result")
 
 
 class Probe(NamedTuple):
-    """Height and width of an image, or its fault, and whether that lies in the image itself."""
+    """Height and width of an image, or its fault, and whether that lies in the image itself.
+
+    Unusual numbers are no fault; the note says how they are taken.
+    """
 
     size: tuple[int, int]
     fault: str = ""
     lasting: bool = True
+    note: str = ""
 
 
 def probe(path: str) -> Probe:
     """Decodes an image file."""
+    if is_endless(path):
+        return Probe((0, 0), "a device or pipe, no file")
+    notes: list[str] = []
     try:
-        return Probe(probe_image(path))
+        return Probe(probe_image(path, note=notes.append), note="; ".join(notes))
     except ImageError as error:
         return Probe((0, 0), str(error), lasting=not isinstance(error, ImageReadError))
 
@@ -46,6 +55,7 @@ def pack_probes(probes: Sequence[Probe]) -> tuple[Arrays, bool]:
     arrays: Arrays = {
         "sizes": np.array([probe.size for probe in probes], np.int32).reshape(-1, 2),
         "faults": pack_json({index: probe.fault for index, probe in enumerate(probes) if probe.fault}),
+        "notes": pack_json(Counter(probe.note for probe in probes if probe.note)),
     }
     return arrays, all(probe.lasting for probe in probes)
 
@@ -64,17 +74,19 @@ class ProbedImages:
         paths: of the files.
         sizes: (n, 2) int32 height and width in pixels, EXIF orientation applied; 0 where it is no image.
         faults: number of an image -> why it is left out.
+        notes: how unusual numbers were taken -> of how many images.
     """
 
     paths: list[str]
     sizes: NDArray[np.int32]
     faults: dict[int, str]
+    notes: dict[str, int] = field(default_factory=dict)
 
     @classmethod
     def unpack(cls, paths: list[str], arrays: Arrays) -> ProbedImages:
         """From arrays of :func:`pack_probes`."""
         faults = {int(index): fault for index, fault in unpack_json(arrays["faults"]).items()}
-        return cls(paths, arrays["sizes"], faults)
+        return cls(paths, arrays["sizes"], faults, unpack_json(arrays["notes"]))
 
     @property
     def usable(self) -> NDArray[np.bool_]:
@@ -115,18 +127,23 @@ class ProbedImages:
         paths = [self.paths[index] for index in chosen]
         truth = truth.of_images(usable)
         crowds = f"{truth.crowd.sum()} of them crowds" if truth.crowd.any() else ""
-        told = [f"{len(paths)} images, {len(truth.image)} boxes", crowds, *notes, self._left_out()]
-        say(f"{where}: {'; '.join(filter(None, told))}")
+        taken = [f"{note} in {plural('image', count)}" for note, count in self.notes.items()]
+        told = [f"{len(paths)} images, {len(truth.image)} boxes", crowds, *taken, *notes, self._left_out()]
+        say(one_line(f"{where}: {'; '.join(filter(None, told))}"))
         ids = ids_of_files(paths) if image_ids is None else [image_ids[index] for index in chosen]
         return Annotations.of(names, category_ids, paths=paths, sizes=self.sizes[usable], image_ids=ids, truth=truth)
 
     def _left_out(self) -> str:
         if not self.faults:
             return ""
-        shown = list(self.faults.items())[:_SHOWN]
-        named = [f"{Path(self.paths[index]).name} ({fault})" for index, fault in shown]
-        more = f" and {len(self.faults) - _SHOWN} more" if len(self.faults) > _SHOWN else ""
-        return f"{len(self.faults)} skipped: {', '.join(named)}{more}"
+        named = [f"{Path(self.paths[index]).name} ({fault})" for index, fault in self.faults.items()]
+        return f"{len(named)} skipped: {shorten(named)}; the first is {self.paths[next(iter(self.faults))]}"
+
+
+def shorten(texts: Sequence[str]) -> str:
+    """The first few of what is told in a line."""
+    more = f" and {len(texts) - _SHOWN} more" if len(texts) > _SHOWN else ""
+    return ", ".join(texts[:_SHOWN]) + more
 
 
 def probe_images(paths: list[str], where: str) -> ProbedImages:
