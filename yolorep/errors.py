@@ -7,8 +7,8 @@ import re
 from collections.abc import Container, Iterable, Iterator
 from contextlib import contextmanager
 
-#: Characters of an error's text that are shown.
-LONGEST_LINE = 2000
+#: Characters of an error's text that are shown, and of a word in it.
+LONGEST_LINE, LONGEST_WORD = 2000, 400
 #: Letters of a name that the closest one is looked for; the time it takes grows with their square.
 LONGEST_NAME = 200
 
@@ -17,12 +17,18 @@ def one_line(text: str) -> str:
     """A text as one line that every terminal can show.
 
     What is typed or comes from a file may hold anything: line breaks, control characters and halves of surrogate pairs
-    are written as escapes, and of a very long text the middle is left out.
+    are written as escapes, and of a very long word or text the middle is left out.
     """
-    if len(text) > LONGEST_LINE:
-        half = LONGEST_LINE // 2
-        text = f"{text[:half]} [… {len(text) - 2 * half} characters …] {text[-half:]}"
+    text = re.sub(rf"\S{{{LONGEST_WORD},}}", lambda word: _without_middle(word[0], LONGEST_WORD), text)
+    text = _without_middle(text, LONGEST_LINE)
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+
+
+def _without_middle(text: str, length: int) -> str:
+    if len(text) <= length:
+        return text
+    half = length // 2
+    return f"{text[:half]} [… {len(text) - 2 * half} characters …] {text[-half:]}"
 
 
 class YolorepError(Exception):

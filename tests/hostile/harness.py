@@ -200,7 +200,7 @@ def _run_in_child(
             os.kill(pid, signal.SIGKILL)
         _, status = os.waitpid(pid, 0)
         words.seek(0)
-        said = words.read().decode(errors="replace").partition("Extension modules:")[0].strip()[-3000:]
+        said = _last_words(words.read().decode(errors="replace"))
     if len(outcomes) < len(cases):
         died = cases[len(outcomes)].name
         number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
@@ -212,6 +212,12 @@ def _run_in_child(
             how = f"signal {number}" if number else f"exit code {os.waitstatus_to_exitcode(status)}"
             outcomes.append(Outcome(died, TRACEBACK, f"the process died of {how}: {said}"))
     return outcomes
+
+
+def _last_words(text: str) -> str:
+    """Where the process was, if faulthandler told, else what it said last."""
+    _, told, where = text.rpartition("(most recent call first):")
+    return where.strip()[:2000] if told else text.strip()[-2000:]
 
 
 def _collect(reader: int, cases: Sequence[Case], wall: float) -> tuple[list[Outcome], bool]:

@@ -23,7 +23,7 @@ NUMBERS = (
     "-" + "9" * 30, "9" * 5000, str(2**31), str(2**63), str(2**64), str(2**70), str(10**9), "100000", "1e-400", "65",
 )  # fmt: skip
 #: What someone, or a script that goes wrong, writes where a name is wanted. No name of a data set or weights that could
-#: be fetched, no address outside this machine.
+#: be fetched, no address outside this machine, and no stream: those are waited for.
 NAMES = (
     "", " ", "-", "--", "---", "true", "None", "null", "cpu", "cuda", "cuda:0", "cuda:99999999999", "cuda:-1", "mps",
     "meta", "cpu:7", "cuda:" + "9" * 5000, "0,1", "vulkan", "a\nb", "a\rb", "a\tb", "a\0b", "\udcff", "\ud800",
@@ -32,8 +32,8 @@ NAMES = (
     "folder", "fifo", "loop", "dangling", "locked", "*", "**", "[", "[]", "?", "{}", "%s%n", "$HOME", "street.png",
     "street.txt", "street.avi", "empty", "empty.pt", "empty.yaml", "empty.png", "empty.onnx", "empty.torchscript",
     "empty.mp4", "noise.pt", "noise.mp4", "noise.onnx", "noise.torchscript", "noise.yaml", "text.pt", "model.yaml",
-    "data.yaml", "toy.pt", "white.torchscript", "list.txt", "http://127.0.0.1:9/x", "http://127.0.0.1:9/x.png",
-    "http://", "http://[", "file:///etc/passwd", "ftp://x/y", "a,b", "k=v", "mobileone:k=3",
+    "data.yaml", "toy.pt", "white.torchscript", "list.txt", "http://127.0.0.1:9/x.png",
+    "http://[", "file:///etc/passwd", "ftp://x/y", "a,b", "k=v", "mobileone:k=3",
     "mobileone:k=" + "9" * 20, "repvgg:k=-1", ":", "=", "onnx", "torchscript", "fifo.pt", "fifo.yaml", "fifo.onnx",
     "fifo.png", "fifo.mp4", "folder.pt", "folder.yaml", "folder.png", "locked.pt", "locked.yaml",
 )  # fmt: skip

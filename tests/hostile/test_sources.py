@@ -77,15 +77,15 @@ def write_odd_names(folder: Path) -> None:
 
 
 def odd_names(white_box: str, folder: Path) -> Iterator[Case]:
-    place = folder / "in"
-    place.mkdir()
+    place = folder / "above" / "in"
+    place.mkdir(parents=True)
     here = Path.cwd()
     try:
         write_odd_names(place)
     finally:
         os.chdir(here)
     everything = ["--save-csv", "--save-txt", "--save-json", "--save-crop"]
-    for source in (place, place / "*", place / "*.png", folder / "**", folder / "*" / "*.p?g"):
+    for source in (place, place / "*", place / "*.png", place.parent / "**", place.parent / "*" / "*.p?g"):
         yield Case(str(source), lambda source=source: detect(white_box, source, folder / "out", *everything))  # type: ignore[misc]
     for entry in sorted(os.listdir(place)):
         source = place / entry

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from yolorep.image_headers import check_pixels
 from yolorep.images import ImageError, decode_image
 from yolorep.media.jpegs import find_jpegs
-from yolorep.media.urls import WEB_SCHEMES, scheme_of
+from yolorep.media.urls import WEB_SCHEMES, is_camera, scheme_of
 from yolorep.media.web import SourceError, chunks_of, open_url
 
 #: One frame, to be decoded; raises ImageError if it is damaged.
@@ -142,7 +142,7 @@ class _Capture(Connection):
         self._capture = _open(entry, patience)
         if not self._capture.isOpened():
             self._capture.release()
-            if entry.isdecimal():
+            if is_camera(entry):
                 raise SourceError(f"there is no camera {entry}, or another program uses it", final=True)
             if answers(entry) is False:
                 raise SourceError("no answer at its host and port", unreachable=True)
@@ -156,7 +156,7 @@ class _Capture(Connection):
         except ImageError as error:
             self._capture.release()
             raise SourceError(f"frames of {error}", final=True) from error
-        self.is_file = not entry.isdecimal() and self._capture.get(cv2.CAP_PROP_FRAME_COUNT) > 0
+        self.is_file = not is_camera(entry) and self._capture.get(cv2.CAP_PROP_FRAME_COUNT) > 0
 
     def pictures(self) -> Iterator[Picture | None]:
         start = time.monotonic()
@@ -186,7 +186,7 @@ class _Capture(Connection):
 
 
 def _open(entry: str, patience: Patience) -> Any:
-    if entry.isdecimal():
+    if is_camera(entry):
         return cv2.VideoCapture(int(entry))
     if cv2.CAP_FFMPEG not in cv2.videoio_registry.getStreamBackends():
         return cv2.VideoCapture(entry)

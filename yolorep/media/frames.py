@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from yolorep.image_headers import check_pixels
 from yolorep.images import IMAGE_SUFFIXES, ImageError, Note, decode_image, read_image
-from yolorep.media.urls import WEB_SCHEMES, is_stream, scheme_of, suffix_of
+from yolorep.media.urls import WEB_SCHEMES, is_camera, is_stream, scheme_of, suffix_of
 from yolorep.media.web import SourceError, fetch
 
 # fmt: off
@@ -126,7 +126,7 @@ def _read_video(entry: str, vid_stride: int) -> Iterator[Frame | Unreadable]:
     if not is_stream(entry) and not _has_content(entry):
         yield Unreadable(entry, "the file is empty")
         return
-    capture = open_capture(int(entry) if entry.isdecimal() else entry)
+    capture = open_capture(int(entry) if is_camera(entry) else entry)
     try:
         count = int(max(capture.get(cv2.CAP_PROP_FRAME_COUNT), 0)) if capture.isOpened() else 0
         if not capture.isOpened():
@@ -194,4 +194,4 @@ def _has_content(path: str) -> bool:
 
 
 def _what(entry: str) -> str:
-    return "camera" if entry.isdecimal() else "URL" if is_stream(entry) else "video"
+    return "camera" if is_camera(entry) else "URL" if is_stream(entry) else "video"

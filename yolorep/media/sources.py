@@ -20,7 +20,7 @@ from yolorep.media.frames import VIDEO_SUFFIXES, Frame, Unreadable, is_image, re
 from yolorep.media.live import SCREEN, open_screen, open_stdin
 from yolorep.media.readers import Connect
 from yolorep.media.streams import Stream, read_together
-from yolorep.media.urls import URL_SCHEMES, WEB_SCHEMES, is_stream, scheme_of, suffix_of, without_secrets
+from yolorep.media.urls import URL_SCHEMES, WEB_SCHEMES, is_camera, is_stream, scheme_of, suffix_of, without_secrets
 
 LIST_SUFFIXES = frozenset({".txt", ".streams"})
 
@@ -113,7 +113,7 @@ def is_live(source: str | Path) -> bool:
     source = str(source)
     if suffix_of(source) in LIST_SUFFIXES and "://" not in source and os.path.isfile(os.path.expanduser(source)):
         return any(isinstance(entry, str) and is_live(entry) for entry in _find(source, None))
-    return _is_screen(source) or source.isdecimal() or scheme_of(source) in URL_SCHEMES - WEB_SCHEMES
+    return _is_screen(source) or is_camera(source) or scheme_of(source) in URL_SCHEMES - WEB_SCHEMES
 
 
 def _quiet_opencv() -> None:

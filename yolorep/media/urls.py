@@ -21,7 +21,12 @@ _HIDDEN = "***"
 
 def is_stream(entry: str) -> bool:
     """Whether it is a camera index or a URL."""
-    return entry.isdecimal() or scheme_of(entry) in URL_SCHEMES
+    return is_camera(entry) or scheme_of(entry) in URL_SCHEMES
+
+
+def is_camera(entry: str) -> bool:
+    """Whether it is a camera index: a number that OpenCV can take."""
+    return entry.isdecimal() and len(entry) < 10
 
 
 def scheme_of(entry: str) -> str:

@@ -1,0 +1,36 @@
+"""The limits that the page states are those of the code."""
+
+from __future__ import annotations
+
+import pytest
+
+from yolorep import errors, options, plain_yaml
+from yolorep.config import resources_dir
+from yolorep.data.catalog import MOST_CLASSES
+from yolorep.data.download import DownloadLimits
+from yolorep.image_headers import max_pixels
+from yolorep.models.image_size import LARGEST_IMAGE_SIZE
+
+LIMITS = DownloadLimits()
+
+
+@pytest.mark.parametrize(
+    "stated",
+    [
+        f"| number in an option | {options.LARGEST:,};",
+        f"| `--workers` | {options.MOST_WORKERS},",
+        f"| `--imgsz` | {LARGEST_IMAGE_SIZE:,} pixels |",
+        f"| line of an error | {errors.LONGEST_LINE:,} characters;",
+        f"| YAML file | {plain_yaml.LARGEST_FILE >> 20} MB |",
+        f"| its values, aliases counted as what they stand for | {plain_yaml.MOST_NODES:,}, "
+        f"nested {plain_yaml.DEEPEST} deep |",
+        f"| number in it | {plain_yaml.LONGEST_NUMBER} characters |",
+        f"| classes | {MOST_CLASSES:,} |",
+        f"| image, in both readers | {max_pixels():,} pixels;",
+        f"| downloaded file | {LIMITS.largest >> 30} GiB, {LIMITS.silence:g} s of silence, "
+        f"after a minute {LIMITS.rate / 1000:g} kB/s on average |",
+        f"| archive | unpacks to at most 1 GiB and {LIMITS.unpacked} times its size;",
+    ],
+)
+def test_limits_are_those_of_the_code(stated: str) -> None:
+    assert stated in (resources_dir() / "docs/safety.md").read_text(encoding="utf-8")
