@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from multiprocessing.queues import Queue
 from pathlib import Path
@@ -160,7 +161,9 @@ class Watch:
         self._done.set()
 
     def fault(self) -> str:
-        """What happened to a process, in words; empty if they are well."""
+        """What happened to a process, in words; empty if they are well. Called after an error."""
+        if not self._fault:
+            wait([process.sentinel for process in self._processes], timeout=5)  # a dying one closes its files first
         return self._fault or _death(self._processes)
 
     def _look(self) -> None:
