@@ -163,7 +163,11 @@ class Watch:
     def fault(self) -> str:
         """What happened to a process, in words; empty if they are well. Called after an error."""
         if not self._fault:
-            wait([process.sentinel for process in self._processes], timeout=5)  # a dying one closes its files first
+            # A dying one closes its files first, and has no exit status yet.
+            dying = wait([process.sentinel for process in self._processes], timeout=5)
+            for process in self._processes:
+                if process.sentinel in dying:
+                    process.join(5)
         return self._fault or _death(self._processes)
 
     def _look(self) -> None:
