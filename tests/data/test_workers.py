@@ -69,7 +69,7 @@ def test_a_batch_that_cannot_be_shared_is_an_error_not_silence() -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at processes as on Linux")
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP, signal.SIGTERM], ids=lambda number: number.name)
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=lambda number: number.name)
 def test_a_lost_process_ends_the_iteration(tmp_path: Path, number: signal.Signals) -> None:
     dataset = DetectionDataset(load(write_yolo(tmp_path, count=11)), image_size=64, training=True)
     loader = train_loader(dataset, Hyp(), batch_size=1, workers=2)
@@ -79,12 +79,14 @@ def test_a_lost_process_ends_the_iteration(tmp_path: Path, number: signal.Signal
     processes = set(multiprocessing.active_children()) - before
     os.kill(min(process.pid for process in processes if process.pid), number)
     start = time.monotonic()
-    with pytest.raises(WorkerLost, match=r"a data loading process was (killed|stopped \(SIGSTOP\)|ended by SIGTERM)"):
+    with pytest.raises(WorkerLost, match=r"a data loading process was (killed|stopped \(SIGSTOP\))"):
         for epoch in range(1000):
             loader.set_epoch(epoch)
             list(loader)
     assert time.monotonic() - start < 60
-    assert not any(process.is_alive() for process in processes)
+    for process in processes:
+        process.join(30)
+        assert not process.is_alive()
 
 
 @pytest.mark.slow

@@ -27,6 +27,7 @@ from yolorep.data.workers import (
     affordable_workers,
     errors_where_batches_are_awaited,
     free_shared_memory,
+    kill,
     kill_stopped,
     share,
     start_worker,
@@ -267,6 +268,7 @@ class _Loader(Generic[B]):
                 yield from batches
             except (RuntimeError, OSError, EOFError) as error:
                 if fault := watch.fault() or too_many_files(error):
+                    kill(self._processes)
                     raise WorkerLost(fault) from None
                 raise
 

@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from multiprocessing.queues import Queue
 from pathlib import Path
@@ -160,7 +161,13 @@ class Watch:
         self._done.set()
 
     def fault(self) -> str:
-        """What happened to a process, in words; empty if they are well."""
+        """What happened to a process, in words; empty if they are well. Called after an error."""
+        if not self._fault:
+            # A dying one closes its files first, and has no exit status yet.
+            dying = wait([process.sentinel for process in self._processes], timeout=5)
+            for process in self._processes:
+                if process.sentinel in dying:
+                    process.join(5)
         return self._fault or _death(self._processes)
 
     def _look(self) -> None:
