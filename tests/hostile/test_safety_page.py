@@ -6,10 +6,9 @@ import pytest
 
 from yolorep import errors, options, plain_yaml
 from yolorep.config import resources_dir
-from yolorep.data.catalog import MOST_CLASSES
 from yolorep.data.download import DownloadLimits
 from yolorep.image_headers import max_pixels
-from yolorep.models.image_size import LARGEST_IMAGE_SIZE
+from yolorep.limits import LARGEST_IMAGE_SIZE, MOST_CLASSES
 
 LIMITS = DownloadLimits()
 

@@ -31,7 +31,7 @@ from yolorep.media.sinks import (
 )
 from yolorep.media.sources import open_source
 from yolorep.media.stream_videos import StreamVideoSink
-from yolorep.media.urls import without_secrets
+from yolorep.media.urls import is_stream, without_secrets
 from yolorep.options import DetectOptions
 
 
@@ -96,7 +96,7 @@ def run(options: DetectOptions) -> Path | None:
         summaries = _Summaries(names)
         try:
             for path, group in groupby(items, key=_Grouping()):
-                if path:
+                if path and not is_stream(path):  # one that is given up ends no file
                     summaries.begin(path)
                 _detect_input(
                     group, summaries, predictor=predictor, names=names, sinks=sinks, options=options, view=view

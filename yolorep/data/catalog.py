@@ -18,6 +18,7 @@ from yolorep.data.readers.base import NamingReader, NotThere, Places, Reader, sp
 from yolorep.data.readers.yolo import YoloReader
 from yolorep.data.shapes import ShapesOptions, parse_shapes, render_shapes
 from yolorep.errors import UserError, suggest
+from yolorep.limits import MOST_CLASSES
 
 SPLITS = ("train", "val", "test")
 _KEYS = ("path", *SPLITS, "names", "nc", "download", "generate", "kpt_shape")
@@ -29,7 +30,6 @@ _OTHERS = (
 #: An unknown key as like as this to one of ours is a slip of the pen.
 _TYPO = 0.75
 #: Classes of a data set.
-MOST_CLASSES = 100_000
 
 
 @dataclass(frozen=True)

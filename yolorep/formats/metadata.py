@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from yolorep.errors import UserError, first_line
+from yolorep.limits import LARGEST_IMAGE_SIZE, LONGEST_CLASS_NAME, MOST_CLASSES
 from yolorep.ops.letterbox import BORDER, Geometry
 from yolorep.version import __version__
 
@@ -135,7 +136,7 @@ class Metadata:
 
 _EXPECTED = "expected the metadata of 'yolorep export'"
 #: Classes, pixels a side, images a batch, and letters of a name that a file may have at most.
-_MAX_CLASSES, _MAX_SIDE, _MAX_BATCH, _MAX_NAME = 100_000, 1 << 16, 1 << 16, 1000
+_MAX_BATCH = 1 << 16
 
 
 def _is_count(value: Any, *, most: int) -> bool:
@@ -144,7 +145,9 @@ def _is_count(value: Any, *, most: int) -> bool:
 
 def _is_text(value: Any) -> bool:
     """Whether it is text, which lone surrogates are not: they could be printed nowhere."""
-    return isinstance(value, str) and len(value) <= _MAX_NAME and value.encode(errors="replace").decode() == value
+    return (
+        isinstance(value, str) and len(value) <= LONGEST_CLASS_NAME and value.encode(errors="replace").decode() == value
+    )
 
 
 def _is_geometry(value: Any) -> bool:
@@ -153,20 +156,24 @@ def _is_geometry(value: Any) -> bool:
     except (TypeError, ValueError):
         return False
     size, pad = geometry.image_size, geometry.pad
-    return type(pad) in (int, float) and (size is None or _is_count(size, most=_MAX_SIDE))
+    return type(pad) in (int, float) and (size is None or _is_count(size, most=LARGEST_IMAGE_SIZE))
 
 
 #: What a file says, key by key.
 _FORM: dict[str, Callable[[Any], bool]] = {
     "yolorep": _is_text,
-    "names": lambda value: isinstance(value, list) and 1 <= len(value) <= _MAX_CLASSES and all(map(_is_text, value)),
+    "names": lambda value: isinstance(value, list) and 1 <= len(value) <= MOST_CLASSES and all(map(_is_text, value)),
     "stride": lambda value: _is_count(value, most=1024),
     "strides": lambda value: (
         isinstance(value, list) and 1 <= len(value) <= 16 and all(_is_count(stride, most=1024) for stride in value)
     ),
     "image_size": lambda value: (
         value is None
-        or (isinstance(value, list) and len(value) == 2 and all(_is_count(side, most=_MAX_SIDE) for side in value))
+        or (
+            isinstance(value, list)
+            and len(value) == 2
+            and all(_is_count(side, most=LARGEST_IMAGE_SIZE) for side in value)
+        )
     ),
     "batch_size": lambda value: value is None or _is_count(value, most=_MAX_BATCH),
     "nms_free": lambda value: isinstance(value, bool),

@@ -9,9 +9,8 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import cv2
-
 from yolorep.console import say
+from yolorep.decoding import quiet_opencv
 from yolorep.errors import UserError, suggest
 from yolorep.files import distinct_files
 from yolorep.images import IMAGE_SUFFIXES, Note, passed_over
@@ -67,7 +66,7 @@ def open_source(
         raise UserError(f"--vid-stride {vid_stride}: expected 1 or more (1 looks at every frame)")
     if reconnect_timeout is not None and not reconnect_timeout >= 0:
         raise UserError(f"--reconnect-timeout {reconnect_timeout}: expected seconds, 0 or more")
-    _quiet_opencv()
+    _quiet_videos()
     source = str(source)
     # All of it here, not at the first frame: a wrong source must fail before a model is loaded.
     if source == "-":
@@ -116,10 +115,9 @@ def is_live(source: str | Path) -> bool:
     return _is_screen(source) or is_camera(source) or scheme_of(source) in URL_SCHEMES - WEB_SCHEMES
 
 
-def _quiet_opencv() -> None:
+def _quiet_videos() -> None:
     """Keeps OpenCV and FFmpeg from writing to stderr, unless the environment asks: what is wrong is said here."""
-    if "OPENCV_LOG_LEVEL" not in os.environ:
-        cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    quiet_opencv()
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # AV_LOG_QUIET; read when the first video is opened
 
 

@@ -8,12 +8,13 @@ import re
 URL_SCHEMES = frozenset({"http", "https", "rtsp", "rtsps", "rtmp", "rtmps", "rtp", "srt", "tcp", "udp"})
 WEB_SCHEMES = frozenset({"http", "https"})
 
+# All of bounded length: a text may be a line of a megabyte.
 #: ``user:password@``. A password may hold ``@``, and, wrongly, ``/``: then a port that is no number gives it away.
-_USER = re.compile(r"(?<=://)(?:[^/?#\s]*@|[^/@:\s]*:(?!\d+(?:[/?#]|$))[^@\s]*@)")
+_USER = re.compile(r"(?<=://)(?:[^/?#\s]{0,300}@|[^/@:\s]{0,100}:(?!\d+(?:[/?#]|$))[^@\s]{0,300}@)")
 #: A value whose name says that it opens a door; cameras write such names into the path too.
 _SECRET = re.compile(
     r"((?:pass|pwd|psw|token|secret|key|sig|auth|credential|session|jwt|user|usr|login|account|code)"
-    r"[\w\-.%\[\]]*=)[^&;#\s]+",
+    r"[\w\-.%\[\]]{0,40}=)[^&;#\s]+",
     re.IGNORECASE,
 )
 _HIDDEN = "***"
@@ -43,4 +44,4 @@ def suffix_of(entry: str) -> str:
 
 def without_secrets(text: str) -> str:
     """Hides user, password and tokens of a URL, or of all URLs in a text. What is no URL stays as it is."""
-    return re.sub(r"\w+://\S+", lambda url: _SECRET.sub(rf"\1{_HIDDEN}", _USER.sub(f"{_HIDDEN}@", url[0])), text)
+    return re.sub(r"\b\w+://\S+", lambda url: _SECRET.sub(rf"\1{_HIDDEN}", _USER.sub(f"{_HIDDEN}@", url[0])), text)

@@ -7,14 +7,11 @@ from typing import TYPE_CHECKING
 from yolorep.console import say
 from yolorep.defaults import IMAGE_SIZE
 from yolorep.errors import UserError
+from yolorep.limits import LARGEST_IMAGE_SIZE
 from yolorep.ops.letterbox import Geometry, Shape, Size, bounds, round_up
 
 if TYPE_CHECKING:
     from yolorep.models.network import Network
-
-
-#: The longest side of a network input. Larger ones are a slip of the pen: a square of this size takes 3 GB by itself.
-LARGEST_IMAGE_SIZE = 16384
 
 
 def fit_image_size(size: int, stride: int) -> int:

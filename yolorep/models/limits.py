@@ -16,12 +16,10 @@ from torch import nn
 from torch.nn.modules import module as torch_module
 
 from yolorep.errors import UserError
+from yolorep.limits import MOST_LAYERS
 
 Built = TypeVar("Built")
 
-#: Modules of PyTorch in a network, those inside blocks and the repeats of rows among them.
-MOST_LAYERS = 10_000
-MOST_CLASSES = 100_000
 #: Parameters of a network: 2 GB in single precision. The largest one shipped has 141 million.
 MOST_PARAMETERS = 500_000_000
 #: Channels of a feature.

@@ -15,6 +15,7 @@ from typing import Any, cast, get_type_hints
 from torch import nn
 
 from yolorep.errors import UserError, suggest
+from yolorep.limits import MOST_LAYERS
 from yolorep.models import limits, values
 from yolorep.models.graph import IMAGE, Graph, Part, Source, by_source
 from yolorep.nn.expand import ExpandRule, expand_
@@ -224,10 +225,8 @@ def parse_rows(config: ModelConfig) -> list[LayerSpec]:
     if faults:
         raise UserError(f"{config.source}: {_told(faults)}")
     layers = sum(config.scale.repeats(spec.repeats) for spec in specs)
-    if layers > limits.MOST_LAYERS:
-        raise UserError(
-            f"{config.source}: expected at most {limits.MOST_LAYERS:,} layers, found {layers:,} in its rows"
-        )
+    if layers > MOST_LAYERS:
+        raise UserError(f"{config.source}: expected at most {MOST_LAYERS:,} layers, found {layers:,} in its rows")
     return specs
 
 

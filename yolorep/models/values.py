@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from yolorep.errors import suggest
+from yolorep.limits import MOST_CLASSES
 from yolorep.models import limits
 
 #: What a model file may name as ``activation``.
@@ -75,8 +76,8 @@ def multiple(value: Any) -> float:
 
 def classes(value: Any) -> int:
     """How many classes there are."""
-    if positive_int(value) > limits.MOST_CLASSES:
-        raise ValueError(f"expected at most {limits.MOST_CLASSES:,} classes, found {value!r}")
+    if positive_int(value) > MOST_CLASSES:
+        raise ValueError(f"expected at most {MOST_CLASSES:,} classes, found {value!r}")
     return int(value)
 
 

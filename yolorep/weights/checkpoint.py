@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from yolorep.errors import UserError
 from yolorep.files import SteadyFile, atomic_write
+from yolorep.limits import LARGEST_IMAGE_SIZE, LONGEST_CLASS_NAME, MOST_CLASSES
 from yolorep.models.classifier import Classifier
 from yolorep.models.detector import Detector, build_network
 from yolorep.models.network import Network
@@ -22,10 +23,6 @@ from yolorep.ops.letterbox import Geometry
 from yolorep.weights.pickles import check_plain, reading, unpickle
 
 FORMAT = "yolorep-1"
-#: Classes, and letters of a class's name.
-MAX_CLASSES, MAX_CLASS_NAME = 100_000, 1000
-#: The longest side of images in pixels that a checkpoint may remember.
-MAX_IMAGE_SIZE = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -185,7 +182,7 @@ def _is_geometry(value: Any) -> bool:
     except (TypeError, ValueError):
         return False
     size, pad = geometry.image_size, geometry.pad
-    return type(pad) in (int, float) and (size is None or (type(size) is int and size <= MAX_IMAGE_SIZE))
+    return type(pad) in (int, float) and (size is None or (type(size) is int and size <= LARGEST_IMAGE_SIZE))
 
 
 #: What our files hold, key by key.
@@ -193,8 +190,8 @@ _FORM: dict[str, Callable[[Any], bool]] = {
     "model_config": lambda value: isinstance(value, dict),
     "names": lambda value: (
         isinstance(value, list)
-        and 1 <= len(value) <= MAX_CLASSES
-        and all(isinstance(name, str) and len(name) <= MAX_CLASS_NAME for name in value)
+        and 1 <= len(value) <= MOST_CLASSES
+        and all(isinstance(name, str) and len(name) <= LONGEST_CLASS_NAME for name in value)
     ),
     "state_dict": _is_tensors,
     "ema": lambda value: value is None or _is_tensors(value),

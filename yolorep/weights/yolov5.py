@@ -11,16 +11,17 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from yolorep.limits import LONGEST_CLASS_NAME, MOST_CLASSES, MOST_LAYERS
 from yolorep.models.detector import build_model
 from yolorep.models.parser import parse_config
 from yolorep.nn.conv import Conv, ConvBN
 from yolorep.nn.reparam import fused_form
 from yolorep.weights.archive import Refused
-from yolorep.weights.checkpoint import MAX_CLASS_NAME, MAX_CLASSES, Checkpoint, norms_of
+from yolorep.weights.checkpoint import Checkpoint, norms_of
 from yolorep.weights.pickles import Stub, check_plain, reading, unpickle
 
 #: Modules of a file, and tensors and other values that these hold.
-MAX_LAYERS, MAX_TENSORS = 10_000, 100_000
+MAX_TENSORS = 100_000
 #: Letters of a module's or a tensor's own name.
 MAX_NAME = 64
 #: The classes of detectors, also where YOLOv5 is a package inside another.
@@ -126,12 +127,12 @@ def interpret(content: Any) -> Yolov5Checkpoint:
     names = [names[key] for key in sorted(names)] if isinstance(names, Mapping) else names
     if not isinstance(names, list | tuple) or not all(isinstance(name, str | int) for name in names):
         raise Refused("expected class names, found something else")
-    if not 1 <= len(names) <= MAX_CLASSES or any(len(str(name)) > MAX_CLASS_NAME for name in names):
+    if not 1 <= len(names) <= MOST_CLASSES or any(len(str(name)) > LONGEST_CLASS_NAME for name in names):
         raise Refused(
-            f"expected 1 to {MAX_CLASSES:,} classes with names of up to {MAX_CLASS_NAME:,} letters, "
+            f"expected 1 to {MOST_CLASSES:,} classes with names of up to {LONGEST_CLASS_NAME:,} letters, "
             f"found {len(names):,} or a longer one"
         )
-    read = _Modules({}, {}, MAX_LAYERS, MAX_TENSORS)
+    read = _Modules({}, {}, MOST_LAYERS, MAX_TENSORS)
     read.collect(model, "", depth=0)
     if len(names) != config.get("nc"):
         config["nc"] = len(names)
@@ -166,7 +167,7 @@ class _Modules:
     def collect(self, module: Stub, prefix: str, *, depth: int) -> None:
         self.layers_left -= 1
         if self.layers_left < 0 or depth > 32:
-            raise Refused(f"it has more than {MAX_LAYERS:,} layers, or 32 in each other")
+            raise Refused(f"it has more than {MOST_LAYERS:,} layers, or 32 in each other")
         state = _attributes(module)
         for group in ("_parameters", "_buffers", "_modules"):
             names = state.get(group) or {}

@@ -1,0 +1,10 @@
+"""The most that any file may ask for, whichever reader it comes through."""
+
+#: Classes of a model or a data set.
+MOST_CLASSES = 100_000
+#: Letters of a class name.
+LONGEST_CLASS_NAME = 1000
+#: Layers of a model: PyTorch's modules, those inside blocks and the repeats of rows among them.
+MOST_LAYERS = 10_000
+#: Pixels of a side of the network input. More are a slip of the pen: a square of this size takes 3 GB by itself.
+LARGEST_IMAGE_SIZE = 16_384
