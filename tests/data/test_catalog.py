@@ -127,10 +127,10 @@ def test_backslashes(entry: str, tmp_path: Path) -> None:
 
 
 def test_keys_of_other_tools_are_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    others = "is_coco: false\nchannels: 3\nminival: x\nroboflow: {a: 1}\nflip_idx: [1, 0]\nvla: x\nmine: 1\n"
+    others = "trainval: x\nnames_zh: [x]\nis_coco: false\nchannels: 3\nroboflow: {a: 1}\nvla: x\nmine: 1\n"
     path = write_yaml(tmp_path, HEAD + "names: [a]\n" + others)
     assert load_data_config(path).names == ("a",)
-    told = "not used: is_coco, channels, minival, roboflow, flip_idx, vla (did you mean 'val'?), mine"
+    told = "not used: trainval, names_zh, is_coco, channels, roboflow, vla (did you mean 'val'?), mine"
     assert capsys.readouterr().out == f"{path}: {told}\n"
     load_data_config(path, quiet=True)
     assert capsys.readouterr().out == ""
@@ -169,6 +169,17 @@ def test_entries_may_be_folders_lists_and_both(tmp_path: Path) -> None:
     assert numbers("absolute.txt") == ["train/000.png"]
     assert numbers("[images/more, absolute.txt, images/more]") == ["more/000.png", "more/001.png", "train/000.png"]
     assert len(numbers("images")) == 6
+
+
+def test_a_list_in_another_encoding(tmp_path: Path) -> None:
+    """As a redirection of PowerShell writes it; one that is no text names byte and line."""
+    write_yolo(tmp_path, count=2)
+    yaml = write_yaml(tmp_path, "train: list.txt\nnc: 3\n")
+    (tmp_path / "list.txt").write_text("images/train/000.png\nimages/train/001.png\n", encoding="utf-16")
+    assert len(load(yaml)) == 2
+    (tmp_path / "list.txt").write_bytes(b"images/train/000.png\nimages/train/\xe9.png\n")
+    with pytest.raises(UserError, match="found .*list.txt \\(the byte 0xe9 in line 2, which is no UTF-8; save"):
+        load(yaml)
 
 
 def test_label_rule_survives_a_list_file(tmp_path: Path) -> None:

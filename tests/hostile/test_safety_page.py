@@ -23,6 +23,7 @@ LIMITS = DownloadLimits()
         f"| YAML file | {plain_yaml.LARGEST_FILE >> 20} MB |",
         f"| its values, aliases counted as what they stand for | {plain_yaml.MOST_NODES:,}, "
         f"nested {plain_yaml.DEEPEST} deep |",
+        f"| its keys | {plain_yaml.MOST_KEYS} |",
         f"| number in it | {plain_yaml.LONGEST_NUMBER} characters |",
         f"| classes | {MOST_CLASSES:,} |",
         f"| image, in both readers | {max_pixels():,} pixels;",

@@ -12,8 +12,9 @@ from typing import ClassVar, NamedTuple
 from yolorep.console import plural
 from yolorep.data.annotations import Annotations
 from yolorep.errors import UserError
-from yolorep.files import distinct_files, is_endless, walk_files
+from yolorep.files import distinct_files, is_device_or_pipe, walk_files
 from yolorep.images import IMAGE_SUFFIXES, passed_over
+from yolorep.texts import NotText, read_text
 
 #: Of an animation the first frame is taken.
 _SUFFIXES = IMAGE_SUFFIXES | {".gif"}
@@ -51,7 +52,7 @@ class Places:
         """
         tried = self.candidates(text)
         for path in tried:
-            if is_endless(path):
+            if is_device_or_pipe(path):
                 raise UserError(f"{self.where}: expected a file or folder, found {path}, a device or pipe")
             if os.path.exists(path):  # unlike Path.exists, also for names that no file can have
                 return path
@@ -171,10 +172,11 @@ def _list_folder(folder: Path, where: str, others: list[str], notes: list[str]) 
 
 def _list_file(file: Path, places: Places) -> list[str]:
     try:
-        lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
+        lines = [line.strip() for line in read_text(file).splitlines()]
+    except (OSError, NotText) as error:
+        found = error if isinstance(error, NotText) else error.strerror
         raise UserError(
-            f"{places.where}: expected a folder or a text file with one image a line, found {file} ({error})"
+            f"{places.where}: expected a folder or a text file with one image a line, found {file} ({found})"
         ) from error
     roots = tuple(map(str, dict.fromkeys((file.parent, *places.roots, Path.cwd()))))
     tried = [
