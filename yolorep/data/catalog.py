@@ -150,7 +150,7 @@ def _unused_keys(keys: Sequence[str], faults: list[str]) -> list[str]:
 def _parse_names(names: Any, nc: Any, faults: list[str]) -> tuple[str, ...] | None:
     """Class names; those of the YAML are text as it is written there."""
     if nc is not None and (not isinstance(nc, int) or isinstance(nc, bool) or not 1 <= nc <= MOST_CLASSES):
-        faults.append(f"nc: expected a number of classes, found {nc!r:.40} (of 1 to {MOST_CLASSES})")
+        faults.append(f"nc: expected a number of classes from 1 to {MOST_CLASSES}, found {nc!r:.40}")
         nc = None
     if isinstance(names, dict):
         numbers = {int(key): name for key, name in names.items() if re.fullmatch("[0-9]{1,6}", key)}

@@ -17,7 +17,6 @@ from yolorep.data.annotations import ID_LIMIT, Annotations, Truth
 from yolorep.data.cache import Arrays, cache_file, load_arrays, pack_json, save_arrays, unpack_json
 from yolorep.data.threads import for_images
 from yolorep.errors import UserError, one_line
-from yolorep.files import is_device_or_pipe
 from yolorep.images import ImageError, ImageReadError, probe_image
 
 #: How many of them a line names.
@@ -41,8 +40,6 @@ class Probe(NamedTuple):
 
 def probe(path: str) -> Probe:
     """Decodes an image file."""
-    if is_device_or_pipe(path):
-        return Probe((0, 0), "a device or pipe, no file")
     notes: list[str] = []
     try:
         return Probe(probe_image(path, note=notes.append), note="; ".join(notes))
