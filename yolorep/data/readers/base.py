@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, NamedTuple
@@ -172,22 +172,20 @@ def _list_folder(folder: Path, where: str, others: list[str], notes: list[str]) 
 
 def _list_file(file: Path, places: Places) -> list[str]:
     try:
-        lines = [line.strip() for line in read_text(file).splitlines()]
+        lines = [line for text in read_text(file).splitlines() if (line := text.strip())]
     except (OSError, NotText) as error:
-        found = error if isinstance(error, NotText) else error.strerror
+        reason = error if isinstance(error, NotText) else error.strerror
         raise UserError(
-            f"{places.where}: expected a folder or a text file with one image a line, found {file} ({found})"
+            f"{places.where}: expected a folder or a text file with one image a line, found {file} ({reason})"
         ) from error
     roots = tuple(map(str, dict.fromkeys((file.parent, *places.roots, Path.cwd()))))
-    tried = [
-        list(dict.fromkeys(os.path.abspath(os.path.join(root, path)) for path in spellings(line) for root in roots))
-        for line in filter(None, lines)
-    ]
+
+    def candidates(line: str) -> Iterator[str]:
+        return (os.path.abspath(os.path.join(root, path)) for path in spellings(line) for root in roots)
+
+    found = [next(filter(os.path.exists, candidates(line)), "") for line in lines]
+    if not any(found):
+        told = f"first line tried as {', '.join(dict.fromkeys(candidates(lines[0])))}" if lines else "the file is empty"
+        raise UserError(f"{places.where}: expected one image path a line in {file}, found no image that exists; {told}")
     # One that is nowhere is kept: the scan reports it beside the unreadable ones.
-    images = [next(filter(os.path.exists, paths), paths[0]) for paths in tried]
-    if not any(map(os.path.exists, images)):
-        found = f"first line tried as {', '.join(tried[0])}" if images else "the file is empty"
-        raise UserError(
-            f"{places.where}: expected one image path a line in {file}, found no image that exists; {found}"
-        )
-    return images
+    return [path or next(candidates(line)) for path, line in zip(found, lines, strict=True)]

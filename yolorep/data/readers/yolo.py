@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -120,12 +119,13 @@ def label_path(image: str) -> str:
 
     An image that lies in no ``images`` folder has its labels beside it.
     """
-    parts = list(Path(image).with_suffix(".txt").parts)
-    for position in range(len(parts) - 2, -1, -1):
-        if parts[position] == "images":
-            parts[position] = "labels"
+    folder, name = os.path.split(image)
+    folders = folder.split(os.sep)
+    for position in reversed(range(len(folders))):
+        if folders[position] == "images":
+            folders[position] = "labels"
             break
-    return str(Path(*parts))
+    return os.path.join(os.sep.join(folders), os.path.splitext(name)[0] + ".txt")
 
 
 @dataclass(frozen=True)
