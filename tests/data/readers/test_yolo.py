@@ -94,7 +94,8 @@ def test_wrong_rows(text: str, message: str, tmp_path: Path) -> None:
         ("0 -0.01 1.01 0.2 0.2", [0, 0.0, 1.0, 0.2, 0.2]),
         # Corners of turned boxes leave the image by nature.
         ("0 0.2 0.9 0.5 0.8 0.6 1.03 0.3 1.1", [0, 0.4, 0.9, 0.4, 0.2]),
-        ("0 -0.1 0.5 0.5 0.4 0.5 0.6", [0, 0.25, 0.5, 0.5, 0.2]),
+        ("0 -0.1 0.5 0.5 0.4 0.5 0.6 0.4 0.6", [0, 0.25, 0.5, 0.5, 0.2]),
+        ("0 -0.01 0.5 0.5 0.4 0.5 0.6", [0, 0.25, 0.5, 0.5, 0.2]),
     ],
 )
 def test_a_little_outside_is_clipped_and_counted(
@@ -109,7 +110,9 @@ def test_a_little_outside_is_clipped_and_counted(
     assert "; 1 row a little outside the image clipped; in " in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("text", ["0 0.5 0.5 1.011 0.1", "0 -0.011 .5 .1 .1", "0 .2 .9 .5 .8 .6 1.11 .3 .9"])
+@pytest.mark.parametrize(
+    "text", ["0 0.5 0.5 1.011 0.1", "0 -0.011 .5 .1 .1", "0 .2 .9 .5 .8 .6 1.11 .3 .9", "0 .2 .9 .5 .8 .6 1.03"]
+)
 def test_more_is_refused(text: str, tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match=r"x\.txt, line 1: expected coordinates normalized to 0\.\.1.*found -?[01]\.\d+$"

@@ -18,10 +18,10 @@ from yolorep.errors import UserError
 from yolorep.files import is_device_or_pipe
 from yolorep.texts import NotText, read_text
 
-#: Share of the side by which a box's numbers may leave 0..1: rounding, half a pixel more than the image.
+#: Share of the side by which numbers may leave 0..1: rounding, half a pixel more than the image.
 _EXCESS = 0.01
-#: The same for corners: those of a turned box around an object at the border lie outside by nature, and the bounding
-#: box of what is left inside is the object's.
+#: The same for rows of four corners: those of a turned box around an object at the border lie outside by nature, and
+#: the bounding box of what is left inside is the object's.
 _CORNER_EXCESS = 0.1
 #: The same for key points that are only looked at to tell whether they are some.
 _POINT_EXCESS = 0.01
@@ -154,7 +154,7 @@ def read_yolo_labels(
 ) -> YoloLabels:
     """Reads rows of ``class cx cy w h``, or ``class x1 y1 x2 y2 …`` (a polygon, of which the bounding box is used).
 
-    Numbers that leave 0..1 by at most 0.01, those of corners by at most 0.1, become 0 or 1, and are counted.
+    Numbers that leave 0..1 by at most 0.01, in rows of four corners by at most 0.1, become 0 or 1, and are counted.
 
     Args:
         path: label file; a missing one means no objects.
@@ -228,7 +228,7 @@ def _checked(fields: list[str], values: list[float], where: str) -> tuple[float,
             f"{where}: expected 5 columns 'class cx cy w h', or a polygon 'class x1 y1 x2 y2 x3 y3 …', "
             f"found {len(values) + 1} columns{_key_point_hint(values)}"
         )
-    excess = _CORNER_EXCESS if corners else _EXCESS
+    excess = _CORNER_EXCESS if len(values) == 8 else _EXCESS
     wrong = [field for field, value in zip(fields[1:], values, strict=False) if not -excess <= value <= 1 + excess]
     if wrong:
         raise UserError(
