@@ -58,6 +58,10 @@ def test_names(text: str, names: tuple[str, ...], tmp_path: Path) -> None:
             HEAD + "names: 3\nnc: x\n",
             ["names: expected a list", "nc: expected a number of classes from 1 to 100000, found 'x'"],
         ),
+        (
+            HEAD + "class_names: [a]\n",
+            ["names: missing (a list of class names); not used: class_names (did you mean 'names'?)"],
+        ),
         (HEAD + "nc: true\n", ["nc: expected a number"]),
         ("tarin: images\nval: 3\nnc: 1\n", ["tarin: unknown key", "did you mean 'train'", "val: expected a folder"]),
         ("val: {images: a, anotations: b}\n", ["val.anotations: unknown key", "'annotations'", "val.annotations"]),

@@ -113,10 +113,11 @@ def load_data_config(
         faults.append("expected at least one of train, val, test")
     if names is None and not any(isinstance(reader, NamingReader) for reader in splits.values()):
         faults.append("names: missing (a list of class names)")
+    told = [f"not used: {', '.join(unused)}"] if unused else []
     if faults:
-        raise UserError(f"{source}: {'; '.join(faults)}")
-    if unused and not quiet:
-        say(f"{source}: not used: {', '.join(unused)}")
+        raise UserError(f"{source}: {'; '.join(faults + told)}")
+    if told and not quiet:
+        say(f"{source}: {told[0]}")
 
     roots = _roots(source, root)
     if downloads and not _complete(splits, roots):
