@@ -176,6 +176,20 @@ def test_the_limit_is_one_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
         assert decode_image(data).shape == (size, 40, 3)
 
 
+@pytest.mark.skipif(not features.check("jpg_2000"), reason="Pillow without JPEG 2000")
+def test_colours_of_jpeg_2000_count_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its decoder holds 32 bits of each."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50 * 40)
+    for mode, times in (("L", 1), ("RGB", 2), ("RGBA", 3)):
+        written = io.BytesIO()
+        Image.new(mode, (40, 50)).save(written, "JPEG2000")
+        if times == 1:
+            assert decode_image(written.getvalue()).shape == (50, 40, 3)
+            continue
+        with pytest.raises(ImageError, match=f"40x50 pixels, which count {times} times .* are more than the limit"):
+            decode_image(written.getvalue())
+
+
 def test_a_bomb_costs_next_to_nothing(tmp_path: Path) -> None:
     (tmp_path / "bomb.png").write_bytes(blank_png(30000, 30000))
     code = (

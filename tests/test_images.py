@@ -156,7 +156,7 @@ def test_what_never_ends_and_what_is_too_long(function: Callable[[Path], object]
     (tmp_path / "zero.png").symlink_to("/dev/zero")
     os.mkfifo(tmp_path / "pipe.png")
     for name in ("zero.png", "pipe.png"):
-        with pytest.raises(ImageError, match=r"cannot be read \(not a regular file\)"):
+        with pytest.raises(ImageError, match=r"cannot be read \(a device or pipe\)"):
             function(tmp_path / name)
     with open(tmp_path / "long.png", "wb") as file:
         file.truncate(10**10)

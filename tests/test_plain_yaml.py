@@ -48,8 +48,8 @@ def test_reads(text: str, value: Any) -> None:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"a: 1\nb: \xca\xfd", "UTF-8, found the byte 0xca in line 2, which is none of it; save the file as UTF-8"),
-        ("a: 1\nb: 数".encode("utf-16")[:-1], "in UTF-16-LE, found the byte 0x[0-9a-f]+ in line 2"),
+        (b"a: 1\nb: \xca\xfd", "found the byte 0xca in line 2, which is no UTF-8; save the file as UTF-8"),
+        ("a: 1\nb: 数".encode("utf-16")[:-1], "found the byte 0x[0-9a-f]+ in line 2, which is no UTF-16-LE"),
         (b"a: 1\n# x\xc2\x80", r"control character U\+0080 at line 2, column 4; delete it"),
         (b"a: \x1b[2J", r"U\+001B at line 1, column 4"),
         ("a: 1".encode("utf-16-le"), r"U\+0000 at line 1, column 2; delete it, or save the file as UTF-8"),

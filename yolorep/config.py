@@ -14,7 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_type_hints
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from yolorep.errors import UserError, suggest
-from yolorep.files import is_endless
+from yolorep.files import is_device_or_pipe
 from yolorep.options import Options
 from yolorep.plain_yaml import LARGEST_FILE, YamlFault, parse_yaml
 
@@ -123,7 +123,7 @@ def load_yaml(path: Path, *, texts: Collection[str] = ()) -> Any:
     Raises:
         UserError: if it cannot be read or is not YAML.
     """
-    if is_endless(path):
+    if is_device_or_pipe(path):
         raise UserError(f"{path}: expected a YAML file, found a device or pipe")
     try:
         with path.open("rb") as file:

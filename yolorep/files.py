@@ -94,7 +94,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def is_endless(path: str | os.PathLike[str]) -> bool:
+def is_device_or_pipe(path: str | os.PathLike[str]) -> bool:
     """Whether it is a device or a pipe, which might be read for ever."""
     return os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)
 
@@ -144,10 +144,10 @@ def walk_files(folder: str, onerror: Callable[[OSError], None]) -> Iterator[str]
             onerror(error)
             continue
         for entry in found:
-            if not os.path.isdir(entry.path):  # a link to itself is none either
-                yield entry.path
-            elif not entry.is_symlink():
+            if entry.is_dir(follow_symlinks=False):
                 waiting.appendleft((entry.path, os.path.join(real, entry.name), around))
+            elif not (entry.is_symlink() and os.path.isdir(entry.path)):  # a link to itself leads to none
+                yield entry.path
             else:
                 target = os.path.realpath(entry.path)
                 if not any(Path(outer).is_relative_to(target) for outer in (*around, real)):

@@ -105,7 +105,8 @@ def read_header(data: bytes) -> Header:
         height, width = image.height, image.width
         if height < 1 or width < 1:
             raise ImageError(f"without pixels, {width}x{height}")
-        check_pixels(height, width)
+        # The decoder of JPEG 2000 holds 32 bits of every colour.
+        check_pixels(height, width, each=max(1, len(image.getbands()) - 1) if image.format == "JPEG2000" else 1)
         progressive = image.info.get("progressive") or image.info.get("progression")
         if progressive and (scans := data.count(b"\xff\xda")) > _MAX_SCANS:
             raise ImageError(f"{scans} passes over the picture are more than the limit of {_MAX_SCANS}")

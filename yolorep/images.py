@@ -237,7 +237,7 @@ def _read_bytes(path: str | os.PathLike[str]) -> bytes:
         state, most = os.stat(path), _MOST_BYTES * max_pixels()
         # A pipe would never end, nor would a link to a device; of a folder the system says what it is.
         if not (stat.S_ISREG(state.st_mode) or stat.S_ISDIR(state.st_mode)):
-            raise ImageReadError("cannot be read (not a regular file)")
+            raise ImageReadError("cannot be read (a device or pipe)")
         if state.st_size > most:
             raise ImageError(
                 f"{state.st_size:,} bytes are more than {_MOST_BYTES} a pixel of the limit; raise it with --max-pixels"

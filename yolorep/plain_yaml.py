@@ -9,6 +9,8 @@ from typing import Any
 import yaml
 from yaml.composer import Composer
 
+from yolorep.texts import NotText, decode_text
+
 #: Of a file, in bytes.
 LARGEST_FILE = 4 << 20
 #: Scalars, lists and mappings, with each alias counted as what it stands for.
@@ -20,14 +22,6 @@ MOST_KEYS = 250
 #: Characters of a number.
 LONGEST_NUMBER = 100
 
-#: What a file may begin with to tell its encoding. UTF-32's comes before UTF-16's, which it begins with.
-_MARKS = (
-    (b"\xff\xfe\0\0", "utf-32-le"),
-    (b"\0\0\xfe\xff", "utf-32-be"),
-    (b"\xff\xfe", "utf-16-le"),
-    (b"\xfe\xff", "utf-16-be"),
-    (b"\x84\x31\x95\x33", "gb18030"),
-)
 _NOT_YAML = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _NOT_TEXT = re.compile("[\0\ud800-\udfff]")
 _TAG = "tag:yaml.org,2002:"
@@ -83,15 +77,10 @@ def parse_yaml(data: bytes, *, texts: Collection[str] = ()) -> Any:
 
 
 def _decoded(data: bytes) -> str:
-    mark, encoding = next((row for row in _MARKS if data.startswith(row[0])), (b"", "utf-8"))
     try:
-        text = data[len(mark) :].decode(encoding).lstrip("\ufeff")
-    except UnicodeDecodeError as error:
-        line, byte = error.object[: error.start].decode(encoding, "ignore").count("\n") + 1, error.object[error.start]
-        raise YamlFault(
-            f"expected a YAML text file in {encoding.upper()}, found the byte 0x{byte:02x} in line {line}, "
-            "which is none of it; save the file as UTF-8"
-        ) from error
+        text = decode_text(data)
+    except NotText as error:
+        raise YamlFault(f"expected a YAML text file, found {error}") from error
     if wrong := _NOT_YAML.search(text):
         before = text[: wrong.start()]
         line, column = before.count("\n") + 1, len(before) - before.rfind("\n")

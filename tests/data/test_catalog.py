@@ -48,13 +48,20 @@ def test_names(text: str, names: tuple[str, ...], tmp_path: Path) -> None:
         (HEAD + "names: []\n", ["names: expected a list"]),
         (HEAD + "names: {0: a, '00': b}\n", ["names: expected the keys 0 to 1, found 0, 00"]),
         (HEAD + "names: {cat: 0, dog: 1}\n", ["names: expected the keys 0 to 1, found cat, dog"]),
-        (HEAD + "names: [a, ]\nnc: 100001\n", ["nc: expected a number of classes, found 100001 (of 1 to 100000)"]),
+        (HEAD + "names: [a, ]\nnc: 100001\n", ["nc: expected a number of classes from 1 to 100000, found 100001"]),
         (HEAD + "names: [a, [b]]\n", ["names: expected a list of class names, found ['a', ['b']]"]),
         (HEAD + "names: [a, '']\n", ["names: expected a list of class names, found ['a', '']"]),
         (HEAD + "nc: 1\nkpt_shape: [17, 4]\n", ["kpt_shape: expected [points, 2 or 3], found [17, 4]"]),
         (HEAD + "nc: 1\nkpt_shape: 17\n", ["kpt_shape: expected"]),
         (HEAD + "names: [a]\nnames: [b]\n", ["line 3 the key 'names' a second time (first in line 2)"]),
-        (HEAD + "names: 3\nnc: x\n", ["names: expected a list", "nc: expected a number of classes, found 'x'"]),
+        (
+            HEAD + "names: 3\nnc: x\n",
+            ["names: expected a list", "nc: expected a number of classes from 1 to 100000, found 'x'"],
+        ),
+        (
+            HEAD + "class_names: [a]\n",
+            ["names: missing (a list of class names); not used: class_names (did you mean 'names'?)"],
+        ),
         (HEAD + "nc: true\n", ["nc: expected a number"]),
         ("tarin: images\nval: 3\nnc: 1\n", ["tarin: unknown key", "did you mean 'train'", "val: expected a folder"]),
         ("val: {images: a, anotations: b}\n", ["val.anotations: unknown key", "'annotations'", "val.annotations"]),
@@ -127,10 +134,10 @@ def test_backslashes(entry: str, tmp_path: Path) -> None:
 
 
 def test_keys_of_other_tools_are_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    others = "is_coco: false\nchannels: 3\nminival: x\nroboflow: {a: 1}\nflip_idx: [1, 0]\nvla: x\nmine: 1\n"
+    others = "trainval: x\nnames_zh: [x]\nis_coco: false\nchannels: 3\nroboflow: {a: 1}\nvla: x\nmine: 1\n"
     path = write_yaml(tmp_path, HEAD + "names: [a]\n" + others)
     assert load_data_config(path).names == ("a",)
-    told = "not used: is_coco, channels, minival, roboflow, flip_idx, vla (did you mean 'val'?), mine"
+    told = "not used: trainval, names_zh, is_coco, channels, roboflow, vla (did you mean 'val'?), mine"
     assert capsys.readouterr().out == f"{path}: {told}\n"
     load_data_config(path, quiet=True)
     assert capsys.readouterr().out == ""
@@ -169,6 +176,17 @@ def test_entries_may_be_folders_lists_and_both(tmp_path: Path) -> None:
     assert numbers("absolute.txt") == ["train/000.png"]
     assert numbers("[images/more, absolute.txt, images/more]") == ["more/000.png", "more/001.png", "train/000.png"]
     assert len(numbers("images")) == 6
+
+
+def test_a_list_in_another_encoding(tmp_path: Path) -> None:
+    """As a redirection of PowerShell writes it; one that is no text names byte and line."""
+    write_yolo(tmp_path, count=2)
+    yaml = write_yaml(tmp_path, "train: list.txt\nnc: 3\n")
+    (tmp_path / "list.txt").write_text("images/train/000.png\nimages/train/001.png\n", encoding="utf-16")
+    assert len(load(yaml)) == 2
+    (tmp_path / "list.txt").write_bytes(b"images/train/000.png\nimages/train/\xe9.png\n")
+    with pytest.raises(UserError, match="found .*list.txt \\(the byte 0xe9 in line 2, which is no UTF-8; save"):
+        load(yaml)
 
 
 def test_label_rule_survives_a_list_file(tmp_path: Path) -> None:

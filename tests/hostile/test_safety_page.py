@@ -23,9 +23,11 @@ LIMITS = DownloadLimits()
         f"| YAML file | {plain_yaml.LARGEST_FILE >> 20} MB |",
         f"| its values, aliases counted as what they stand for | {plain_yaml.MOST_NODES:,}, "
         f"nested {plain_yaml.DEEPEST} deep |",
+        f"| its keys | {plain_yaml.MOST_KEYS} |",
         f"| number in it | {plain_yaml.LONGEST_NUMBER} characters |",
         f"| classes | {MOST_CLASSES:,} |",
         f"| image, in both readers | {max_pixels():,} pixels;",
+        f"| its file | {8 * max_pixels():,} bytes, 8 for each",
         f"| downloaded file | {LIMITS.largest >> 30} GiB, {LIMITS.silence:g} s of silence, "
         f"after a minute {LIMITS.rate / 1000:g} kB/s on average |",
         f"| archive | unpacks to at most 1 GiB and {LIMITS.unpacked} times its size;",

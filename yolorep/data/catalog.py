@@ -6,7 +6,6 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +21,8 @@ from yolorep.limits import MOST_CLASSES
 
 SPLITS = ("train", "val", "test")
 _KEYS = ("path", *SPLITS, "names", "nc", "download", "generate", "kpt_shape")
-#: Written into data YAMLs by other tools; nothing here depends on them, however like a key of ours they look.
-_OTHERS = (
-    *("roboflow", "author", "description", "license", "licenses", "version", "date", "info", "url", "contributor"),
-    *("is_coco", "is_lvis", "minival", "trainval", "channels", "colors", "task", "names_zh", "flip_idx", "kpt_names"),
-)
-#: An unknown key as like as this to one of ours is a slip of the pen.
+#: An unknown key as like as this to one of ours that is missing is a slip of the pen.
 _TYPO = 0.75
-#: Classes of a data set.
 
 
 @dataclass(frozen=True)
@@ -95,7 +88,7 @@ def load_data_config(
     if not isinstance(content, dict):
         raise UserError(f"{source}: expected a mapping with train, val and names, found {type(content).__name__}")
     faults: list[str] = []
-    unused = _unused_keys([str(key) for key in content if key not in _KEYS], faults)
+    unused = _unused_keys([str(key) for key in content], faults)
     names = _parse_names(content.get("names"), content.get("nc"), faults)
     given = {split: content[split] for split in SPLITS if content.get(split) is not None}
     splits = {
@@ -120,10 +113,11 @@ def load_data_config(
         faults.append("expected at least one of train, val, test")
     if names is None and not any(isinstance(reader, NamingReader) for reader in splits.values()):
         faults.append("names: missing (a list of class names)")
+    told = [f"not used: {', '.join(unused)}"] if unused else []
     if faults:
-        raise UserError(f"{source}: {'; '.join(faults)}")
-    if unused and not quiet:
-        say(f"{source}: not used: {', '.join(unused)}")
+        raise UserError(f"{source}: {'; '.join(faults + told)}")
+    if told and not quiet:
+        say(f"{source}: {told[0]}")
 
     roots = _roots(source, root)
     if downloads and not _complete(splits, roots):
@@ -142,22 +136,22 @@ def load_data_config(
 
 
 def _unused_keys(keys: Sequence[str], faults: list[str]) -> list[str]:
-    """Keys that are left out, such as those of other tools; what is nearly a key of ours is a fault."""
+    """Keys that are left out, such as those of other tools; what is nearly one of ours that is missing is a fault."""
     unused = []
     for key in keys:
-        if key in _OTHERS:
-            unused.append(key)
-        elif close := get_close_matches(key.lower(), _KEYS, n=1, cutoff=_TYPO):
-            faults.append(f"{key:.40}: unknown key (did you mean '{close[0]}'?)")
+        if key in _KEYS:
+            continue
+        if typo := suggest(key, _KEYS, taken=keys, alike=_TYPO):
+            faults.append(f"{key:.40}: unknown key{typo}")
         else:
-            unused.append(f"{key:.40}{suggest(key, _KEYS)}")
+            unused.append(f"{key:.40}{suggest(key, _KEYS, taken=keys)}")
     return unused
 
 
 def _parse_names(names: Any, nc: Any, faults: list[str]) -> tuple[str, ...] | None:
     """Class names; those of the YAML are text as it is written there."""
     if nc is not None and (not isinstance(nc, int) or isinstance(nc, bool) or not 1 <= nc <= MOST_CLASSES):
-        faults.append(f"nc: expected a number of classes, found {nc!r:.40} (of 1 to {MOST_CLASSES})")
+        faults.append(f"nc: expected a number of classes from 1 to {MOST_CLASSES}, found {nc!r:.40}")
         nc = None
     if isinstance(names, dict):
         numbers = {int(key): name for key, name in names.items() if re.fullmatch("[0-9]{1,6}", key)}
@@ -182,7 +176,7 @@ def _parse_kpt_shape(value: Any, faults: list[str]) -> tuple[int, int] | None:
         return None
     if isinstance(value, list) and [type(number) for number in value] == [int, int]:
         points, numbers = value
-        if 0 < points <= 10_000 and numbers in (2, 3):
+        if points > 0 and numbers in (2, 3):
             return points, numbers
     faults.append(f"kpt_shape: expected [points, 2 or 3], found {str(value)[:40]}")
     return None
@@ -248,4 +242,4 @@ def _names_of_files(source: Path, splits: dict[str, Reader], roots: tuple[Path, 
         raise missing[0]
     if len(names) > MOST_CLASSES:
         raise UserError(f"{source}: expected at most {MOST_CLASSES} classes, found {len(names)} categories")
-    return tuple(name for name in names if name not in doubtful)
+    return tuple(name for name in names if name not in doubtful) or names

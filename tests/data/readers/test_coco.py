@@ -256,10 +256,15 @@ def test_a_root_that_is_named_like_its_class(names: str, root: int, tmp_path: Pa
     assert (len(annotations.names), annotations.category_ids) == (1, (3,))
 
 
-@pytest.mark.parametrize("name", ["background", "__background__", "Ignore"])
+@pytest.mark.parametrize("name", ["background", "__background__", "Ignore", "ignored regions", "Don't care"])
 def test_backgrounds_without_objects_are_no_classes(name: str, tmp_path: Path) -> None:
     yaml = write_coco(tmp_path, categories=[{"id": 0, "name": name}, CAR, {"id": 4, "name": "bus"}], annotations=[BOX])
     assert load(yaml, "val").names == ("car", "bus")
+
+
+def test_where_nothing_else_is_a_class_a_background_is_one(tmp_path: Path) -> None:
+    yaml = write_coco(tmp_path, categories=[{"id": 0, "name": "background"}], annotations=[])
+    assert load(yaml, "val").names == ("background",)
 
 
 def test_classes_are_the_same_in_every_split(tmp_path: Path) -> None:
@@ -350,6 +355,7 @@ BOX = {"image_id": 700, "category_id": 3, "bbox": [1, 1, 5, 5]}
         ({"annotations": [{**BOX, "area": "large"}]}, "area: expected a number of pixels, found 'large'"),
         ({"annotations": [{**BOX, "area": ""}]}, "area: expected a number of pixels, found ''"),
         ({"annotations": [{**BOX, "area": float("nan")}]}, "area: expected a number of pixels, found nan"),
+        ({"annotations": [{**BOX, "area": -5}]}, "area: expected a number of pixels, found -5"),
         ({"annotations": [{**BOX, "area": True}]}, "area: expected a number of pixels, found True"),
         ({"annotations": [{**BOX, "iscrowd": "no"}]}, "iscrowd: expected 0 or 1, found 'no'"),
         ({"annotations": [{**BOX, "iscrowd": 2}]}, "iscrowd: expected 0 or 1, found 2"),

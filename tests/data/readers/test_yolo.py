@@ -94,7 +94,8 @@ def test_wrong_rows(text: str, message: str, tmp_path: Path) -> None:
         ("0 -0.01 1.01 0.2 0.2", [0, 0.0, 1.0, 0.2, 0.2]),
         # Corners of turned boxes leave the image by nature.
         ("0 0.2 0.9 0.5 0.8 0.6 1.03 0.3 1.1", [0, 0.4, 0.9, 0.4, 0.2]),
-        ("0 -0.1 0.5 0.5 0.4 0.5 0.6", [0, 0.25, 0.5, 0.5, 0.2]),
+        ("0 -0.1 0.5 0.5 0.4 0.5 0.6 0.4 0.6", [0, 0.25, 0.5, 0.5, 0.2]),
+        ("0 -0.01 0.5 0.5 0.4 0.5 0.6", [0, 0.25, 0.5, 0.5, 0.2]),
     ],
 )
 def test_a_little_outside_is_clipped_and_counted(
@@ -109,7 +110,9 @@ def test_a_little_outside_is_clipped_and_counted(
     assert "; 1 row a little outside the image clipped; in " in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("text", ["0 0.5 0.5 1.011 0.1", "0 -0.011 .5 .1 .1", "0 .2 .9 .5 .8 .6 1.11 .3 .9"])
+@pytest.mark.parametrize(
+    "text", ["0 0.5 0.5 1.011 0.1", "0 -0.011 .5 .1 .1", "0 .2 .9 .5 .8 .6 1.11 .3 .9", "0 .2 .9 .5 .8 .6 1.03"]
+)
 def test_more_is_refused(text: str, tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match=r"x\.txt, line 1: expected coordinates normalized to 0\.\.1.*found -?[01]\.\d+$"
@@ -121,6 +124,10 @@ def test_more_is_refused(text: str, tmp_path: Path) -> None:
 PLATE = "0.208398 0.405289 0.118403 0.186256 0.2125 0.477778 0.233854 0.471296 0.166146 0.449074 0.186458 0.444444"
 #: A box with three points, one of them not labelled.
 FACE = "0.5 0.5 0.4 0.4 0.5 0.5 2 0.6 0.6 1 0 0 0"
+
+
+#: A face of WIDER FACE of which no point is labelled.
+WIDER = "0.5 0.5 0.1 0.1" + " -1.0" * 10
 
 
 @pytest.mark.parametrize(
@@ -150,7 +157,12 @@ def test_rows_of_another_number_of_key_points(row: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("row", "shape"),
-    [(FACE, r"\[3, 3\]"), (f"{FACE} 0.5 0.4 2", r"\[4, 3\]"), ("0.5 0.5 0.4 0.4 0.5 0.5 1", r"\[1, 3\]")],
+    [
+        (FACE, r"\[3, 3\]"),
+        (f"{FACE} 0.5 0.4 2", r"\[4, 3\]"),
+        ("0.5 0.5 0.4 0.4 0.5 0.5 1", r"\[1, 3\]"),
+        (WIDER, r"\[5, 2\]"),
+    ],
 )
 def test_key_points_that_no_polygon_fits_are_refused_by_name(row: str, shape: str, tmp_path: Path) -> None:
     with pytest.raises(
@@ -164,6 +176,7 @@ def test_key_points_that_no_polygon_fits_are_refused_by_name(row: str, shape: st
     [
         ([f"0 {PLATE}", f"1 {PLATE}\n0 .5 .5 .1 .1"], "[4, 2]"),
         (["0 0.5 0.5 0.4 0.4 0.5 0.5 1 0.6 0.6 1", ""], "[2, 3]"),
+        (["0 0.5 0.5 0.4 0.4 0.5 0.5 0.93 0.6 0.6 0.88", ""], "[2, 3]"),  # as a model writes them
         ([f"0 {PLATE}", "0 .2 .2 .6 .3 .4 .8"], ""),  # one row that is no box with points
         ([f"0 {PLATE}", f"0 {PLATE} 0.2 0.4"], ""),  # not as many points in each
         (["0 .2 .2 .6 .3 .4 .8", "1 .1 .1 .2 .1 .2 .8"], ""),
@@ -186,13 +199,19 @@ def test_asks_whether_kpt_shape_is_missing(
     assert not asked or f"is 'kpt_shape: {asked}' missing" in lines[0]
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+def test_labels_in_other_encodings(encoding: str, tmp_path: Path) -> None:
+    (tmp_path / "x.txt").write_bytes("1 .5 .5 .2 .4\r\n".encode(encoding))
+    assert read_yolo_labels(tmp_path / "x.txt").boxes.tolist() == [[1, 0.5, 0.5, 0.2, 0.4]]
+
+
 def test_missing_file_means_no_objects(tmp_path: Path) -> None:
     assert read_yolo_labels(tmp_path / "none.txt", 3).boxes.shape == (0, 5)
 
 
 def test_binary_file(tmp_path: Path) -> None:
-    (tmp_path / "x.txt").write_bytes(b"\xff\xfe\0\x01")
-    with pytest.raises(UserError, match="expected a text file"):
+    (tmp_path / "x.txt").write_bytes(b"0 .5 .5 .1 .1\n\xff\xd8\0\x01")
+    with pytest.raises(UserError, match="expected a text file .*found the byte 0xff in line 2"):
         read_yolo_labels(tmp_path / "x.txt")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, NamedTuple
@@ -12,8 +12,9 @@ from typing import ClassVar, NamedTuple
 from yolorep.console import plural
 from yolorep.data.annotations import Annotations
 from yolorep.errors import UserError
-from yolorep.files import distinct_files, is_endless, walk_files
+from yolorep.files import distinct_files, is_device_or_pipe, walk_files
 from yolorep.images import IMAGE_SUFFIXES, passed_over
+from yolorep.texts import NotText, read_text
 
 #: Of an animation the first frame is taken.
 _SUFFIXES = IMAGE_SUFFIXES | {".gif"}
@@ -51,7 +52,7 @@ class Places:
         """
         tried = self.candidates(text)
         for path in tried:
-            if is_endless(path):
+            if is_device_or_pipe(path):
                 raise UserError(f"{self.where}: expected a file or folder, found {path}, a device or pipe")
             if os.path.exists(path):  # unlike Path.exists, also for names that no file can have
                 return path
@@ -171,21 +172,20 @@ def _list_folder(folder: Path, where: str, others: list[str], notes: list[str]) 
 
 def _list_file(file: Path, places: Places) -> list[str]:
     try:
-        lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
+        lines = [line for text in read_text(file).splitlines() if (line := text.strip())]
+    except (OSError, NotText) as error:
+        reason = error if isinstance(error, NotText) else error.strerror
         raise UserError(
-            f"{places.where}: expected a folder or a text file with one image a line, found {file} ({error})"
+            f"{places.where}: expected a folder or a text file with one image a line, found {file} ({reason})"
         ) from error
     roots = tuple(map(str, dict.fromkeys((file.parent, *places.roots, Path.cwd()))))
-    tried = [
-        list(dict.fromkeys(os.path.abspath(os.path.join(root, path)) for path in spellings(line) for root in roots))
-        for line in filter(None, lines)
-    ]
+
+    def candidates(line: str) -> Iterator[str]:
+        return (os.path.abspath(os.path.join(root, path)) for path in spellings(line) for root in roots)
+
+    found = [next(filter(os.path.exists, candidates(line)), "") for line in lines]
+    if not any(found):
+        told = f"first line tried as {', '.join(dict.fromkeys(candidates(lines[0])))}" if lines else "the file is empty"
+        raise UserError(f"{places.where}: expected one image path a line in {file}, found no image that exists; {told}")
     # One that is nowhere is kept: the scan reports it beside the unreadable ones.
-    images = [next(filter(os.path.exists, paths), paths[0]) for paths in tried]
-    if not any(map(os.path.exists, images)):
-        found = f"first line tried as {', '.join(tried[0])}" if images else "the file is empty"
-        raise UserError(
-            f"{places.where}: expected one image path a line in {file}, found no image that exists; {found}"
-        )
-    return images
+    return [path or next(candidates(line)) for path, line in zip(found, lines, strict=True)]

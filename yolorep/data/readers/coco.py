@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,7 +18,7 @@ from yolorep.console import say
 from yolorep.data.annotations import Annotations, Truth
 from yolorep.data.cache import cache_file, load_arrays, pack_json, save_arrays, unpack_json
 from yolorep.data.readers.base import NamingReader, Places, list_images, spellings
-from yolorep.data.readers.probe import probe_images, shorten
+from yolorep.data.readers.probe import first_few, probe_images
 from yolorep.data.readers.records import Record, as_number, image_key, is_text, shown
 from yolorep.errors import UserError
 
@@ -25,13 +26,18 @@ from yolorep.errors import UserError
 _CACHE_ABOVE = 1 << 20
 #: Coordinates and lengths in pixels are below it.
 _LARGEST = 2**31
-#: Categories that stand for what is no object; one of them without any object is no class.
-_NO_OBJECTS = frozenset({"background", "__background__", "_background_", "bg", "ignore", "ignored"})
+#: Categories that stand for what is no object, by their letters alone; one of them without any object is no class.
+_NO_OBJECTS = re.compile("background|bg|ignored?(regions?)?|dontcare|void|unlabell?ed")
 
 
 @dataclass(frozen=True)
 class CocoReader(NamingReader):
-    """A folder of images and a JSON file of their objects."""
+    """A folder of images and a JSON file of their objects.
+
+    Where the data YAML has ``names``, a category that is not among them and has no objects is no class. Where it has
+    none, every category is a class, except one that has no objects in any split and is the ``supercategory`` of
+    another, as the root that Roboflow adds, or is called background, ignore and the like.
+    """
 
     form = "{images: DIR, annotations: FILE.json}"
     keys = ("images", "annotations")
@@ -82,7 +88,7 @@ class CocoReader(NamingReader):
             where=places.where,
             image_ids=coco.image_ids,
             notes=[
-                f"not counted among the classes, without objects: {shorten(dropped)}" if dropped else "",
+                f"not counted among the classes, without objects: {first_few(dropped)}" if dropped else "",
                 f"in {folder}",
             ],
             nothing=f"expected images in {folder}, found none usable",
@@ -126,7 +132,8 @@ class CocoFile:
     @cached_property
     def doubtful(self) -> frozenset[int]:
         """Positions of those without objects that may be no classes: parents of others, and backgrounds."""
-        nothing = (place for place, name in enumerate(self.category_names) if name.lower() in _NO_OBJECTS)
+        letters = [re.sub("[^a-z]", "", name.lower()) for name in self.category_names]
+        nothing = (place for place, word in enumerate(letters) if _NO_OBJECTS.fullmatch(word))
         return frozenset((*self.parents, *nothing)) - self.used
 
 
@@ -204,14 +211,14 @@ def match_categories(coco: CocoFile, names: tuple[str, ...]) -> tuple[NDArray[np
             to_class[place] = index
         if unknown_names:
             pairs = [f"{coco.category_names[place]} -> {name}" for place, name in zip(in_order, names, strict=True)]
-            say(f"{coco.path}: no category is named like a class; taken in order of the ids: {shorten(pairs)}")
+            say(f"{coco.path}: no category is named like a class; taken in order of the ids: {first_few(pairs)}")
     else:
         differing = {
             "not among them": unknown_names,
             "classes without a category:": sorted(set(names) - set(coco.category_names)),
             "class names used more than once:": sorted(name for name, count in Counter(names).items() if count > 1),
         }
-        found = [f"{what} {shorten(which)}" for what, which in differing.items() if which]
+        found = [f"{what} {first_few(which)}" for what, which in differing.items() if which]
         raise UserError(
             f"{coco.path}: expected categories among the {len(names)} class names, found {len(coco.category_ids)} "
             f"categories, {'; '.join(found)}; correct names in the data YAML or leave them out"
@@ -310,7 +317,7 @@ def _row(record: Record, positions: dict[int | str, int], categories: dict[int, 
         raise record.wrong("bbox", "a width and a height of 0 or more", box)
     stated = record.get("area")
     area = width * height if stated is None else as_number(stated)
-    if area is None:
+    if area is None or area < 0:
         raise record.wrong("area", "a number of pixels", stated)
     return image, category, left, top, width, height, area, _crowd(record)
 

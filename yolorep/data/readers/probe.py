@@ -17,7 +17,6 @@ from yolorep.data.annotations import ID_LIMIT, Annotations, Truth
 from yolorep.data.cache import Arrays, cache_file, load_arrays, pack_json, save_arrays, unpack_json
 from yolorep.data.threads import for_images
 from yolorep.errors import UserError, one_line
-from yolorep.files import is_endless
 from yolorep.images import ImageError, ImageReadError, probe_image
 
 #: How many of them a line names.
@@ -41,8 +40,6 @@ class Probe(NamedTuple):
 
 def probe(path: str) -> Probe:
     """Decodes an image file."""
-    if is_endless(path):
-        return Probe((0, 0), "a device or pipe, no file")
     notes: list[str] = []
     try:
         return Probe(probe_image(path, note=notes.append), note="; ".join(notes))
@@ -136,10 +133,10 @@ class ProbedImages:
         if not self.faults:
             return ""
         named = [f"{Path(self.paths[index]).name} ({fault})" for index, fault in self.faults.items()]
-        return f"{len(named)} skipped: {shorten(named)}; the first is {self.paths[next(iter(self.faults))]}"
+        return f"{len(named)} skipped: {first_few(named)}; the first is {self.paths[next(iter(self.faults))]}"
 
 
-def shorten(texts: Sequence[str]) -> str:
+def first_few(texts: Sequence[str]) -> str:
     """The first few of what is told in a line."""
     more = f" and {len(texts) - _SHOWN} more" if len(texts) > _SHOWN else ""
     return ", ".join(texts[:_SHOWN]) + more

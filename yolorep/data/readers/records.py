@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from yolorep.data.annotations import ID_LIMIT
 from yolorep.errors import UserError
@@ -14,8 +13,7 @@ from yolorep.errors import UserError
 _LONGEST_NUMBER = 100
 
 
-@dataclass(frozen=True)
-class Record:
+class Record(NamedTuple):
     """One entry of a list of the file, whose values are numbers or text that is one: ``12``, ``"12"``, ``12.0``.
 
     Attributes:
@@ -68,9 +66,8 @@ def as_number(value: Any) -> float | None:
         if not re.fullmatch(r"\s*[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?\s*", value):
             return None
         value = float(value)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return value if abs(value) < 1e300 else None
+    # No isinstance: truth values are numbers to it.
+    return value if type(value) in (int, float) and abs(value) < 1e300 else None
 
 
 def image_key(image_id: Any) -> Any:
@@ -79,9 +76,7 @@ def image_key(image_id: Any) -> Any:
         found = as_number(image_id) if re.fullmatch(r"-?[0-9.]{1,40}", image_id) else None
         own = isinstance(found, int) and str(found) == image_id.partition(".")[0]
         return found if own else image_id
-    if isinstance(image_id, bool) or not isinstance(image_id, int | float):
-        return None
-    return image_id
+    return image_id if type(image_id) in (int, float) else None
 
 
 def is_text(value: str) -> bool:

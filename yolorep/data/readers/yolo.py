@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,14 +13,15 @@ from yolorep.console import plural, say
 from yolorep.data.annotations import Annotations, Truth
 from yolorep.data.cache import Arrays, cache_file, load_arrays, save_arrays
 from yolorep.data.readers.base import Places, Reader, find_images, list_images
-from yolorep.data.readers.probe import Probe, ProbedImages, in_threads, pack_probes, probe, shorten
+from yolorep.data.readers.probe import Probe, ProbedImages, first_few, in_threads, pack_probes, probe
 from yolorep.errors import UserError
-from yolorep.files import is_endless
+from yolorep.files import is_device_or_pipe
+from yolorep.texts import NotText, read_text
 
-#: Share of the side by which a box's numbers may leave 0..1: rounding, half a pixel more than the image.
+#: Share of the side by which numbers may leave 0..1: rounding, half a pixel more than the image.
 _EXCESS = 0.01
-#: The same for corners: those of a turned box around an object at the border lie outside by nature, and the bounding
-#: box of what is left inside is the object's.
+#: The same for rows of four corners: those of a turned box around an object at the border lie outside by nature, and
+#: the bounding box of what is left inside is the object's.
 _CORNER_EXCESS = 0.1
 #: The same for key points that are only looked at to tell whether they are some.
 _POINT_EXCESS = 0.01
@@ -67,7 +67,7 @@ class YoloReader(Reader):
             f"{arrays['empty']} boxes without area ignored" if arrays["empty"] else "",
             f"{plural('row', clipped)} a little outside the image clipped" if clipped else "",
             f"{plural('row', pointed)} with key points, of which only the box is used" if pointed else "",
-            f"in {shorten(list(map(str, map(places.find, self.paths))))}",
+            f"in {first_few(list(map(str, map(places.find, self.paths))))}",
             *found,
         ]
         truth = Truth.of_boxes(boxes, counts, probed.sizes)
@@ -119,12 +119,13 @@ def label_path(image: str) -> str:
 
     An image that lies in no ``images`` folder has its labels beside it.
     """
-    parts = list(Path(image).with_suffix(".txt").parts)
-    for position in range(len(parts) - 2, -1, -1):
-        if parts[position] == "images":
-            parts[position] = "labels"
+    folder, name = os.path.split(image)
+    folders = folder.split(os.sep)
+    for position in reversed(range(len(folders))):
+        if folders[position] == "images":
+            folders[position] = "labels"
             break
-    return str(Path(*parts))
+    return os.path.join(os.sep.join(folders), os.path.splitext(name)[0] + ".txt")
 
 
 @dataclass(frozen=True)
@@ -153,6 +154,8 @@ def read_yolo_labels(
 ) -> YoloLabels:
     """Reads rows of ``class cx cy w h``, or ``class x1 y1 x2 y2 …`` (a polygon, of which the bounding box is used).
 
+    Numbers that leave 0..1 by at most 0.01, in rows of four corners by at most 0.1, become 0 or 1, and are counted.
+
     Args:
         path: label file; a missing one means no objects.
         num_classes: class ids must be below it; not checked when None.
@@ -162,16 +165,15 @@ def read_yolo_labels(
     Raises:
         UserError: naming file and line, if a row is not of this form or out of range.
     """
-    if is_endless(path):
+    if is_device_or_pipe(path):
         raise UserError(f"{path}: expected a text file of 'class cx cy w h' rows, found a device or pipe")
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")
+        text = read_text(path)
     except FileNotFoundError:
         return YoloLabels(np.zeros((0, 5)))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"{path}: expected a text file of 'class cx cy w h' rows, found one that cannot be read ({error})"
-        ) from None
+    except (OSError, NotText) as error:
+        found = error if isinstance(error, NotText) else f"one that cannot be read ({error.strerror})"
+        raise UserError(f"{path}: expected a text file of 'class cx cy w h' rows, found {found}") from None
     rows: list[tuple[float, ...]] = []
     clipped = pointed = 0
     shapes: frozenset[tuple[int, int]] | None = None
@@ -226,7 +228,7 @@ def _checked(fields: list[str], values: list[float], where: str) -> tuple[float,
             f"{where}: expected 5 columns 'class cx cy w h', or a polygon 'class x1 y1 x2 y2 x3 y3 …', "
             f"found {len(values) + 1} columns{_key_point_hint(values)}"
         )
-    excess = _CORNER_EXCESS if corners else _EXCESS
+    excess = _CORNER_EXCESS if len(values) == 8 else _EXCESS
     wrong = [field for field, value in zip(fields[1:], values, strict=False) if not -excess <= value <= 1 + excess]
     if wrong:
         raise UserError(
@@ -248,7 +250,10 @@ def _key_point_hint(values: list[float]) -> str:
 
 
 def _point_shapes(values: list[float]) -> frozenset[tuple[int, int]]:
-    """Every ``kpt_shape`` by which a row would be a box that holds its key points, unlabelled ones (0, 0) aside."""
+    """Every ``kpt_shape`` by which a row would be a box that holds its key points.
+
+    Points that are not labelled, (0, 0) or negative, may lie anywhere. A third number is a state or a share, -1 to 2.
+    """
     _, x, y, width, height, *rest = values
     found = set()
     for numbers in (2, 3):
@@ -256,9 +261,9 @@ def _point_shapes(values: list[float]) -> frozenset[tuple[int, int]]:
         inside = (
             abs(point[0] - x) <= width / 2 + _POINT_EXCESS and abs(point[1] - y) <= height / 2 + _POINT_EXCESS
             for point in points
-            if any(point[:2])
+            if any(point[:2]) and min(point[:2]) >= 0
         )
-        states = {value for point in points for value in point[2:]}
-        if points and len(rest) % numbers == 0 and states <= {0, 1, 2} and all(inside):
+        states = [value for point in points for value in point[2:]]
+        if points and len(rest) % numbers == 0 and all(-1 <= state <= 2 for state in states) and all(inside):
             found.add((len(points), numbers))
     return frozenset(found)
