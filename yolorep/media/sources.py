@@ -19,7 +19,16 @@ from yolorep.media.frames import VIDEO_SUFFIXES, Frame, Unreadable, is_image, re
 from yolorep.media.live import SCREEN, open_screen, open_stdin
 from yolorep.media.readers import Connect
 from yolorep.media.streams import Stream, read_together
-from yolorep.media.urls import URL_SCHEMES, WEB_SCHEMES, is_camera, is_stream, scheme_of, suffix_of, without_secrets
+from yolorep.media.urls import (
+    URL_SCHEMES,
+    WEB_SCHEMES,
+    is_camera,
+    is_stream,
+    scheme_of,
+    suffix_of,
+    url_fault,
+    without_secrets,
+)
 
 LIST_SUFFIXES = frozenset({".txt", ".streams"})
 
@@ -152,6 +161,8 @@ def _is_screen(source: str) -> bool:
 def _find(source: str, note: Note | None) -> list[str | Unreadable]:
     """Lists the inputs ``source`` names."""
     if is_stream(source):
+        if fault := url_fault(source):
+            raise UserError(f"source '{without_secrets(source)}': {fault}")
         return [source]
     path = os.path.expanduser(source)
     if os.path.isdir(path):
@@ -186,7 +197,8 @@ def _find_listed(path: str) -> list[str | Unreadable]:
         candidates = [os.path.join(folder, os.path.expanduser(line)), os.path.expanduser(line)]
         found = next((candidate for candidate in candidates if os.path.exists(candidate)), None)
         if is_stream(line):
-            entries.append(line)
+            fault = url_fault(line)
+            entries.append(Unreadable(without_secrets(line), fault) if fault else line)
         elif found is None:
             reason = f"listed in {path}, found neither beside it nor in the working directory"
             entries.append(Unreadable(without_secrets(line), reason))
