@@ -139,7 +139,7 @@ def test_short_flags(command: str, argv: list[str], changes: dict[str, Any]) -> 
         (["detect", "--show"], "--show of ultralytics is --view-img here"),
         (
             ["detect", "--batch-size", "2"],
-            "--batch-size of ultralytics is not offered: leave it out; yolorep.Predictor",
+            "--batch-size of ultralytics is not offered: leave it out;",
         ),
         (["detect", "--line-width", "2"], "--line-width of ultralytics is --line-thickness here"),
         (["export", "--format", "onnx"], "--format of ultralytics is --include here"),

@@ -65,6 +65,7 @@ HOST, PORT = "expected a URL with a host, such as", "expected a URL with a host 
         ("http://host..com/", f"{PORT} http://host:5000/"),
         ("http://me:pa/ss@host/", f"{PORT} http://host:5000/; write %2F, %23 and %40 for / # and @ in a password"),
         ("udp://239.0.0.1", f"{PORT} udp://host:5000/"),
+        ("0", ""),
         ("udp://@:1234", ""),
         ("tcp://0.0.0.0:5000?listen", ""),
         ("rtsp://[::1]:554/live", ""),

@@ -46,7 +46,9 @@ def suffix_of(entry: str) -> str:
 
 
 def url_fault(url: str) -> str:
-    """Why a URL can never be opened, whoever is asked; empty if it may be."""
+    """Why a URL can never be opened, whoever is asked; empty if it may be, or is a camera index."""
+    if is_camera(url):
+        return ""
     try:
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port
