@@ -269,7 +269,7 @@ def test_no_count_makes_reading_endless(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: float, most: int
 ) -> None:
     video = FakeVideo(count)
-    monkeypatch.setattr("cv2.VideoCapture", lambda source: video)
+    monkeypatch.setattr("cv2.VideoCapture", lambda *args: video)
     (tmp_path / "clip.mp4").write_bytes(b"x")
     frames = [item for item in open_source(tmp_path / "clip.mp4") if isinstance(item, Frame)]
     assert [frame.index for frame in frames] == [0, 1, 2]

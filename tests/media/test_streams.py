@@ -249,8 +249,9 @@ def test_what_is_missing_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "broken.mp4").write_bytes(b"no video" * 1000)
     sources = [str(tmp_path / "broken.mp4"), "63", "rtsp://me:secret@127.0.0.1:1/live", "tcp://127.0.0.1:1"]
     code = (
-        "import sys; from yolorep.media.sources import open_source\n"
-        "for source in sys.argv[1:]: print(*[item.reason for item in open_source(source, reconnect_timeout=0)])"
+        "import os, sys; from yolorep.media.sources import open_source; before = dict(os.environ)\n"
+        "for source in sys.argv[1:]: print(*[item.reason for item in open_source(source, reconnect_timeout=0)])\n"
+        "assert os.environ == before"
     )
     # In a process of its own: FFmpeg asks only once how much it may say.
     done = subprocess.run([sys.executable, "-c", code, *sources], capture_output=True, text=True, check=True)

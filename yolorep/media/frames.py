@@ -6,11 +6,13 @@ import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from yolorep.decoding import quiet_opencv
 from yolorep.image_headers import check_pixels
 from yolorep.images import IMAGE_SUFFIXES, ImageError, Note, decode_image, read_image
 from yolorep.media.urls import WEB_SCHEMES, is_camera, is_stream, scheme_of, suffix_of
@@ -106,6 +108,21 @@ def _read_image(entry: str, position: int, note: Note | None) -> Frame | Unreada
     except (ImageError, SourceError) as error:
         return Unreadable(entry, str(error))
     return Frame(image, entry, position, 1, None, is_video=False)
+
+
+def quiet_videos() -> None:
+    """Keeps OpenCV and FFmpeg from writing to stderr, unless the environment asks: what is wrong is said here."""
+    quiet_opencv()
+    _quiet_ffmpeg()
+
+
+@cache
+def _quiet_ffmpeg() -> None:
+    variable = "OPENCV_FFMPEG_LOGLEVEL"
+    if variable not in os.environ:
+        os.environ[variable] = "-8"  # AV_LOG_QUIET
+        cv2.VideoCapture("", cv2.CAP_FFMPEG)  # it is read when the first video is opened, and never again
+        del os.environ[variable]
 
 
 def open_capture(entry: str | int) -> cv2.VideoCapture:

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from yolorep.console import say
-from yolorep.decoding import quiet_opencv
 from yolorep.errors import UserError, suggest
 from yolorep.files import distinct_files
 from yolorep.images import IMAGE_SUFFIXES, Note, passed_over
 from yolorep.media.connections import Patience, connect
-from yolorep.media.frames import VIDEO_SUFFIXES, Frame, Unreadable, is_image, read_frames
+from yolorep.media.frames import VIDEO_SUFFIXES, Frame, Unreadable, is_image, quiet_videos, read_frames
 from yolorep.media.live import SCREEN, open_screen, open_stdin
 from yolorep.media.readers import Connect
 from yolorep.media.streams import Stream, read_together
@@ -34,7 +33,7 @@ LIST_SUFFIXES = frozenset({".txt", ".streams"})
 
 
 def open_source(
-    source: str | Path,
+    source: str | Path | Sequence[str],
     *,
     vid_stride: int = 1,
     reconnect_timeout: float | None = None,
@@ -54,7 +53,8 @@ def open_source(
             list's folder or the working directory); a camera index such as ``0``; a URL OpenCV can open (http,
             rtsp, rtmp, …); ``-`` for what is piped into the program: one image, JPEGs one behind another, which are
             read as they arrive, or another video, which is read to its end before its first frame comes; ``screen``,
-            unless a file is called that, for screenshots without end. Nothing else is ever fetched from a network.
+            unless a file is called that, for screenshots without end; or several URLs and camera indices. Nothing else
+            is ever fetched from a network.
         vid_stride: yield every N-th frame of videos and streams, the first one included.
         reconnect_timeout: seconds without a frame after which a live source is given up; for ever if None.
         note: called with a line about files of a folder that are passed over, with one about unusual numbers in
@@ -75,14 +75,14 @@ def open_source(
         raise UserError(f"--vid-stride {vid_stride}: expected 1 or more (1 looks at every frame)")
     if reconnect_timeout is not None and not reconnect_timeout >= 0:
         raise UserError(f"--reconnect-timeout {reconnect_timeout}: expected seconds, 0 or more")
-    _quiet_videos()
-    source = str(source)
+    quiet_videos()
+    sources = [str(source)] if isinstance(source, str | Path) else list(dict.fromkeys(source))
     # All of it here, not at the first frame: a wrong source must fail before a model is loaded.
-    if source == "-":
+    if sources == ["-"]:
         return open_stdin(vid_stride=vid_stride)
-    if _is_screen(source):
+    if len(sources) == 1 and _is_screen(sources[0]):
         return open_screen()
-    entries = _find(source, note)
+    entries = [entry for one in sources for entry in _find(one, note)]
     shown = _shown(entries)
     said: set[str] = set()
 
@@ -122,12 +122,6 @@ def is_live(source: str | Path) -> bool:
     if suffix_of(source) in LIST_SUFFIXES and "://" not in source and os.path.isfile(os.path.expanduser(source)):
         return any(isinstance(entry, str) and is_live(entry) for entry in _find(source, None))
     return _is_screen(source) or is_camera(source) or scheme_of(source) in URL_SCHEMES - WEB_SCHEMES
-
-
-def _quiet_videos() -> None:
-    """Keeps OpenCV and FFmpeg from writing to stderr, unless the environment asks: what is wrong is said here."""
-    quiet_opencv()
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # AV_LOG_QUIET; read when the first video is opened
 
 
 def _read(

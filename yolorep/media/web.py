@@ -67,8 +67,8 @@ def open_url(url: str, *, timeout: float) -> HTTPResponse:
         error.close()
         hint = "; put user:password@ into the URL" if error.code == 401 and not at else ""
         final = error.code < 500 and error.code not in _PASSING  # 300: to where nobody goes, or in circles
-        why = without_secrets(next(iter(str(error.reason).splitlines()), ""))  # it may quote a URL of the server's
-        raise SourceError(f"the server answers {error.code} {why}{hint}", final=final) from error
+        reason = without_secrets(next(iter(str(error.reason).splitlines()), ""))  # it may quote the server's URLs
+        raise SourceError(f"the server answers {error.code} {reason}{hint}", final=final) from error
     except URLError as error:
         why = error.reason
         if "CERTIFICATE_VERIFY_FAILED" in str(why):
