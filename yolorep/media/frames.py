@@ -26,8 +26,8 @@ VIDEO_SUFFIXES = frozenset({
 # fmt: on
 #: Reads of a video that may fail in a row, if it states its number of frames and if it does not.
 MOST_FAILED, FEW_FAILED = 10_000, 100
-#: Of an image on a server.
-_MOST_BYTES = 1 << 28
+#: Of an image on a server: bytes, and seconds until it is here.
+MOST_BYTES, MOST_SECONDS = 1 << 28, 60.0
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def is_image(entry: str) -> bool:
 def _read_image(entry: str, position: int, note: Note | None) -> Frame | Unreadable:
     try:
         if is_stream(entry):
-            image = decode_image(fetch(entry, most_bytes=_MOST_BYTES), note=note)
+            image = decode_image(fetch(entry, most_bytes=MOST_BYTES, seconds=MOST_SECONDS), note=note)
         else:
             image = read_image(entry, note=note)
     except (ImageError, SourceError) as error:

@@ -15,8 +15,9 @@ from yolorep.files import distinct_files
 from yolorep.images import IMAGE_SUFFIXES, Note, passed_over
 from yolorep.media.connections import Patience, connect
 from yolorep.media.frames import VIDEO_SUFFIXES, Frame, Unreadable, is_image, quiet_videos, read_frames
-from yolorep.media.live import SCREEN, open_screen, open_stdin
 from yolorep.media.readers import Connect
+from yolorep.media.screen import SCREEN, open_screen
+from yolorep.media.stdin import open_stdin
 from yolorep.media.streams import Stream, read_together
 from yolorep.media.urls import (
     URL_SCHEMES,

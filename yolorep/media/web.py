@@ -101,14 +101,14 @@ def chunks_of(response: HTTPResponse) -> Iterator[bytes]:
         yield chunk
 
 
-def fetch(url: str, *, most_bytes: int, timeout: float = 10.0, seconds: float = 60.0) -> bytes:
+def fetch(url: str, *, most_bytes: int, seconds: float, timeout: float = 10.0) -> bytes:
     """Returns what a URL holds.
 
     Args:
         url: an http or https URL.
         most_bytes: more are refused.
-        timeout: seconds for connecting, and for every wait for bytes.
         seconds: for all of it.
+        timeout: seconds for connecting, and for every wait for bytes.
 
     Raises:
         SourceError: if it cannot be read.
