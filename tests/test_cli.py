@@ -127,6 +127,7 @@ def test_short_flags(command: str, argv: list[str], changes: dict[str, Any]) -> 
         (["val", "--batch", "4", "--weights=a.pt", "b.pt"], "expected nothing more after --weights, found 'b.pt'"),
         (["detect", "--source", "a.jpg", "b.jpg"], "found 'b.jpg'; put a pattern in quotes, '*.jpg'"),
         (["detect", "--save-txt", "yes"], "detect: expected nothing more after --save-txt, found 'yes'"),
+        (["train", "--batch-size", "-1", "4"], "train: expected nothing more after --batch-size, found '4'"),
         (["train", "--epochs", "3", "4"], "train: expected nothing more after --epochs, found '4'"),
         (["compare", "a.pt", "--half", "b.pt"], "compare: expected all weights in a row, found 'b.pt'"),
         (["compare"], "the following arguments are required: WEIGHTS"),

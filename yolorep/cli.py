@@ -218,7 +218,7 @@ def _unknown(command: str, words: Sequence[str], argv: Sequence[str]) -> str:
         return f"{command}: unknown flag {name}{hint}; see yolorep {command} --help"
     if positional := [field.name for field in fields(options) if field.metadata["positional"]]:
         return f"{command}: expected all {positional[0]} in a row, found {found!r}; see yolorep {command} --help"
-    before = next((word for word in reversed(argv[: argv.index(found)]) if word.startswith("-")), "").partition("=")[0]
+    before = next((word for word in reversed(argv[: argv.index(found)]) if word.startswith("--")), "").partition("=")[0]
     if not before:
         return f"{command}: expected flags, found {found!r}; see yolorep {command} --help"
     return f"{command}: expected nothing more after {before}, found {found!r}{ONE_VALUE.get(before, '')}"
