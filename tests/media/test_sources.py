@@ -291,6 +291,7 @@ def test_a_video_whose_name_does_not_decode(tmp_path: Path) -> None:
         ("medi/b.jpg", ["'.' holds no 'medi'", "did you mean 'media'"]),
         ("media/*.gif", ["glob pattern (matches nothing)"]),
         ("htp://host/a.jpg", ["'htp' is none of http https"]),
+        ("/dev/null", ["/dev/null: expected a file or folder, found a device or a pipe; name a camera by its number"]),
         ("http://", ["source 'http://': expected a URL with a host"]),
         ("rtsp://me:secret@:99999/a.jpg", ["source 'rtsp://***@:99999/a.jpg': expected a URL with a host and a port"]),
         ("media/notes.md", ["media/notes.md", "suffix '.md'", ".jpg", ".mp4", ".txt"]),

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from yolorep.console import say
 from yolorep.errors import UserError, suggest
-from yolorep.files import distinct_files
+from yolorep.files import distinct_files, is_endless
 from yolorep.images import IMAGE_SUFFIXES, Note, passed_over
 from yolorep.media.connections import Patience, connect
 from yolorep.media.frames import VIDEO_SUFFIXES, Frame, Unreadable, is_image, quiet_videos, read_frames
@@ -174,6 +174,11 @@ def _find(source: str, note: Note | None) -> list[str | Unreadable]:
         raise UserError(
             f"{source}: expected an image ({_known(IMAGE_SUFFIXES)}), a video ({_known(VIDEO_SUFFIXES)}) "
             f"or a list ({_known(LIST_SUFFIXES)}), found a file with suffix '{suffix_of(path)}'"
+        )
+    if is_endless(path):
+        raise UserError(
+            f"{source}: expected a file or folder, found a device or a pipe; "
+            "name a camera by its number, such as 0, and read a pipe with -"
         )
     if glob.has_magic(path) and (matches := glob.glob(path, recursive=True)):
         return _media(f"pattern '{source}'", matches)
