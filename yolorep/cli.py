@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 from yolorep.commands.help_text import default_text, help_text
 from yolorep.commands.size_values import join_sizes, parse_side, parse_size
 from yolorep.commands.ultralytics_flags import MODES, as_flags, in_our_words
-from yolorep.commands.yolov5_flags import REPLACED
+from yolorep.commands.yolov5_flags import ONE_VALUE, REPLACED
 from yolorep.console import is_read, open_closed_streams
 from yolorep.errors import UserError, YolorepError, memory_wanted, one_line, opencv_wanted, suggest
 from yolorep.options import (
@@ -145,7 +145,7 @@ def _read(argv: Sequence[str]) -> argparse.Namespace:
         raise UserError(f"yolorep: unknown command {argv[0]!r}{hint}; expected one of {', '.join(COMMANDS)}")
     namespace, unknown = _parser().parse_known_args(join_sizes(argv))
     if unknown:
-        raise UserError(_unknown(namespace.command, unknown, COMMANDS[namespace.command]))
+        raise UserError(_unknown(namespace.command, unknown, argv))
     return namespace
 
 
@@ -199,7 +199,8 @@ def _add_flag(command: argparse.ArgumentParser, field: Any, hint: Any) -> None:
     command.add_argument(*spellings, type=str if isinstance(kind, types.UnionType) else kind, **kwargs)
 
 
-def _unknown(command: str, words: Sequence[str], options: type[Options]) -> str:
+def _unknown(command: str, words: Sequence[str], argv: Sequence[str]) -> str:
+    options = COMMANDS[command]
     if line := as_flags(command, words, COMMANDS):
         pair = next(word for word in words if "=" in word)
         return f"{command}: expected flags such as --imgsz 640, found {pair!r}; {line}"
@@ -215,6 +216,9 @@ def _unknown(command: str, words: Sequence[str], options: type[Options]) -> str:
         begun = [spelling for spelling in known if spelling.startswith(name)]  # YOLOv5 takes beginnings of flags
         hint = f" (did you mean '{begun[0]}'?)" if len(begun) == 1 else suggest(name, known)
         return f"{command}: unknown flag {name}{hint}; see yolorep {command} --help"
-    positional = [field.name for field in fields(options) if field.metadata["positional"]]
-    expected = f"all {positional[0]} in a row" if positional else "flags"
-    return f"{command}: expected {expected}, found {found!r}; see yolorep {command} --help"
+    if positional := [field.name for field in fields(options) if field.metadata["positional"]]:
+        return f"{command}: expected all {positional[0]} in a row, found {found!r}; see yolorep {command} --help"
+    before = next((word for word in reversed(argv[: argv.index(found)]) if word.startswith("--")), "").partition("=")[0]
+    if not before:
+        return f"{command}: expected flags, found {found!r}; see yolorep {command} --help"
+    return f"{command}: expected nothing more after {before}, found {found!r}{ONE_VALUE.get(before, '')}"

@@ -9,6 +9,8 @@ from yolorep.config import resources_dir
 from yolorep.data.download import DownloadLimits
 from yolorep.image_headers import max_pixels
 from yolorep.limits import LARGEST_IMAGE_SIZE, MOST_CLASSES
+from yolorep.media import jpegs
+from yolorep.media.frames import MOST_BYTES, MOST_SECONDS
 
 LIMITS = DownloadLimits()
 
@@ -27,7 +29,12 @@ LIMITS = DownloadLimits()
         f"| number in it | {plain_yaml.LONGEST_NUMBER} characters |",
         f"| classes | {MOST_CLASSES:,} |",
         f"| image, in both readers | {max_pixels():,} pixels;",
+<<<<<<< HEAD
         f"| its file | {8 * max_pixels():,} bytes, 8 for each",
+=======
+        f"| image from an address | {MOST_BYTES >> 20} MB, {MOST_SECONDS:g} s |",
+        f"| JPEG in a stream | {jpegs.MOST_BYTES >> 20} MB |",
+>>>>>>> media
         f"| downloaded file | {LIMITS.largest >> 30} GiB, {LIMITS.silence:g} s of silence, "
         f"after a minute {LIMITS.rate / 1000:g} kB/s on average |",
         f"| archive | unpacks to at most 1 GiB and {LIMITS.unpacked} times its size;",

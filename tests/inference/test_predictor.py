@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -226,6 +227,17 @@ def test_live_frames_do_not_wait_for_a_batch(capsys: pytest.CaptureFixture[str])
     assert capsys.readouterr().out == f"{server.url}: connected, 128x96\n"
     (still,) = Predictor(backend, image_size=128).stream([make_image()])
     assert still.captured is None
+
+
+def test_a_list_of_live_streams_is_read_side_by_side() -> None:
+    endless = mjpeg(repeat(part(jpeg())), pause=0.01)
+    with web_server(endless) as one, web_server(endless) as other:
+        found = Predictor(WhiteBoxBackend(), image_size=128).stream([one.url, other.url])
+        paths: set[str] = set()
+        while len(paths) < 2:
+            paths.add(next(found).path)
+        found.close()  # type: ignore[attr-defined]
+    assert paths == {one.url, other.url}
 
 
 @pytest.mark.parametrize("source", [0, "0", "rtsp://host/stream"])

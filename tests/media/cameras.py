@@ -16,8 +16,8 @@ from tests.media.files import make_image
 from yolorep.images import ImageError
 from yolorep.media.connections import Connection, Patience, Picture
 
-#: Waits that a test can wait for.
-HASTY = Patience(first_wait=0.02, longest_wait=0.05, opening=5.0, silence=5.0)
+#: Hurries to connect again, and waits as long as a busy machine may take.
+HASTY = Patience(first_wait=0.02, longest_wait=0.05, opening=120.0, silence=120.0)
 
 
 def jpeg(height: int = 96, width: int = 128) -> bytes:

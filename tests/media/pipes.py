@@ -34,7 +34,7 @@ def pipe_in(monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
     threading.Thread(target=write, daemon=True).start()
 
 
-def until(condition: Callable[[], bool], *, seconds: float = 30.0) -> None:
+def until(condition: Callable[[], bool], *, seconds: float = 120.0) -> None:
     """Waits until something has happened."""
     end = time.monotonic() + seconds
     while not condition():

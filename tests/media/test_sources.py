@@ -130,11 +130,22 @@ def test_list_files_are_found_by_their_suffix(media: Path) -> None:
 @pytest.mark.parametrize("suffix", [".txt", ".streams"])
 def test_list_file(media: Path, suffix: str) -> None:
     list_file = media / f"list{suffix}"
-    lines = ["# two of them", "b.jpg", "", "media/c.bmp", str(media / "a.PNG"), "b.jpg", "gone.jpg", "notes.md"]
+    lines = [
+        "# two of them",
+        "b.jpg",
+        "http://",
+        "",
+        "media/c.bmp",
+        str(media / "a.PNG"),
+        "b.jpg",
+        "gone.jpg",
+        "notes.md",
+    ]
     list_file.write_text("\n".join(lines))
     items = list(open_source(list_file))
     assert [os.path.basename(item.path) for item in items if isinstance(item, Frame)] == ["b.jpg", "c.bmp", "a.PNG"]
-    missing, other = (item for item in items if isinstance(item, Unreadable))
+    url, missing, other = (item for item in items if isinstance(item, Unreadable))
+    assert url == Unreadable("http://", "expected a URL with a host, such as http://host/")
     assert missing.path == "gone.jpg" and "neither beside it nor in the working directory" in missing.reason
     assert other.path == "notes.md" and "neither an image nor a video" in other.reason
 
@@ -258,7 +269,7 @@ def test_no_count_makes_reading_endless(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: float, most: int
 ) -> None:
     video = FakeVideo(count)
-    monkeypatch.setattr("cv2.VideoCapture", lambda source: video)
+    monkeypatch.setattr("cv2.VideoCapture", lambda *args: video)
     (tmp_path / "clip.mp4").write_bytes(b"x")
     frames = [item for item in open_source(tmp_path / "clip.mp4") if isinstance(item, Frame)]
     assert [frame.index for frame in frames] == [0, 1, 2]
@@ -280,6 +291,9 @@ def test_a_video_whose_name_does_not_decode(tmp_path: Path) -> None:
         ("medi/b.jpg", ["'.' holds no 'medi'", "did you mean 'media'"]),
         ("media/*.gif", ["glob pattern (matches nothing)"]),
         ("htp://host/a.jpg", ["'htp' is none of http https"]),
+        ("/dev/null", ["/dev/null: expected a file or folder, found a device or a pipe; name a camera by its number"]),
+        ("http://", ["source 'http://': expected a URL with a host"]),
+        ("rtsp://me:secret@:99999/a.jpg", ["source 'rtsp://***@:99999/a.jpg': expected a URL with a host and a port"]),
         ("media/notes.md", ["media/notes.md", "suffix '.md'", ".jpg", ".mp4", ".txt"]),
         ("media/*.md", ["pattern 'media/*.md'", "expected images", "1 other"]),
         ("media/folder.jpg", ["folder 'media/folder.jpg'", "found it empty"]),
@@ -324,10 +338,13 @@ def server(media: Path) -> Iterator[str]:
         httpd.shutdown()
 
 
-def test_urls(server: str) -> None:
+def test_urls(server: str, media: Path) -> None:
     (image,) = open_source(f"{server}/b.jpg?size=big")
     assert isinstance(image, Frame) and not image.is_video and image.image.shape == (96, 128, 3)
     clip = list(open_source(f"{server}/clip.mp4"))
     assert len(clip) == 5 and all(isinstance(frame, Frame) and frame.is_video for frame in clip)
     (gone,) = open_source(f"{server}/gone.mp4")
     assert isinstance(gone, Unreadable)
+    write_image(media / "é b.jpg")
+    (image,) = open_source(f"{server}/é b.jpg")
+    assert isinstance(image, Frame)

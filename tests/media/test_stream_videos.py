@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,11 @@ def test_another_frame_size_begins_another_video(tmp_path: Path, path: str) -> N
         f"{name}_64x48.mp4": (64, 48),
     }
     assert found[f"{name}_64x48.mp4"] == 2 and found[f"{name}.mp4"] == 7  # the gap of 0.2 s is held
+
+
+def test_pictures_that_are_piped_in_keep_their_size(tmp_path: Path) -> None:
+    piped = [frame("stdin", i, None, size=size) for i, size in enumerate([(96, 128), (48, 64), (48, 64), (96, 128)])]
+    assert write(tmp_path, [replace(one, fps=None) for one in piped]) == {"stdin.mp4": 2, "stdin_64x48.mp4": 2}
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import count, islice, pairwise
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ class Held:
         self.released.wait()
 
     def taken(self) -> None:
-        self.frames.acquire(timeout=30)
+        self.frames.acquire(timeout=120)
 
 
 @pytest.fixture
@@ -98,9 +99,8 @@ def test_only_the_newest_frame_is_kept(hold: Held) -> None:
 
 @pytest.mark.parametrize("stride", [1, 3])
 def test_stride(take: Callable, hold: Held, stride: int) -> None:
-    frames, _ = take(URL, Camera([*[IMAGE, lambda: time.sleep(0.01)] * 30, hold]), 5, vid_stride=stride)
-    assert all(frame.index % stride == 0 for frame in frames)
-    assert all(a.index < b.index for a, b in pairwise(frames))
+    frames, _ = take(URL, Camera([*[*[IMAGE] * stride, hold.taken] * 5, hold]), 5, vid_stride=stride)
+    assert [frame.index for frame in frames] == [stride * number for number in range(5)]
 
 
 def test_a_lost_source_is_connected_again(take: Callable, hold: Held) -> None:
@@ -149,7 +149,7 @@ def test_a_call_that_hangs_is_left_alone(take: Callable, hold: Held, place: str)
             hold()
         return script
 
-    patience = Patience(first_wait=0.01, opening=0.2, silence=0.2)
+    patience = replace(HASTY, **({"opening": 0.3} if place == "opening" else {"silence": 0.2}))
     frames, lines = take(URL, connect, 2 if place == "reading" else 1, patience=patience)
     assert frames[-1].image.shape == LARGE.shape
     told = "lost: stalled, no frame for 0.2 s" if place == "reading" else "not reached: no answer"
@@ -187,11 +187,11 @@ def test_frames_that_cannot_be_decoded_are_left_out(take: Callable, hold: Held) 
     ("scripts", "timeout", "frames", "reason"),
     [
         ([SourceError("no camera", final=True)], None, 0, "no camera"),
-        ([SourceError("no answer")], 0.1, 0, r"not reached for \d\.\d s: no answer"),
-        ([SourceError("no answer")], 0, 0, r"not reached for \d\.\d s: no answer"),
-        ([1, SourceError("no answer")], 0.1, 1, r"lost for 0\.\d s: no answer"),
-        ([1], 0, 1, r"lost for 0\.0 s: the stream ended"),
-        ([RuntimeError("a defect\nof OpenCV")], 0, 0, r"not reached for \d\.\d s: a defect"),
+        ([SourceError("no answer")], 0.1, 0, r"not reached for \d+\.\d s: no answer"),
+        ([SourceError("no answer")], 0, 0, r"not reached for \d+\.\d s: no answer"),
+        ([1, SourceError("no answer")], 0.1, 1, r"lost for \d+\.\d s: (no answer|the stream ended)"),
+        ([1], 0, 1, r"lost for \d+\.\d s: the stream ended"),
+        ([RuntimeError("a defect\nof OpenCV")], 0, 0, r"not reached for \d+\.\d s: a defect"),
     ],
 )
 def test_a_source_that_is_given_up(
@@ -210,6 +210,7 @@ def test_sources_side_by_side(tmp_path: Path, take: Callable, hold: Held) -> Non
     streams = ["rtsp://quick/", "rtsp://me:one@dead/", "rtsp://hanging/", "rtsp://me:two@dead/", "0"]
     (tmp_path / "list.txt").write_text("\n".join(["clip.mp4", *streams, "a.png", "gone.png"]))
     running = threading.Event()
+    dead = {f"rtsp://***@dead/{n}: not reached: connection refused; trying again" for n in ("", "#2")}
 
     def connect(entry: str, patience: Patience) -> Connection:
         if "dead" in entry:
@@ -222,7 +223,8 @@ def test_sources_side_by_side(tmp_path: Path, take: Callable, hold: Held) -> Non
     items = open_source(tmp_path / "list.txt", connect=connect, note=(lines := []).append, patience=HASTY)  # type: ignore[var-annotated]
     for item in items:
         seen.setdefault(item.path, []).append(item)
-        if min(len(seen.get(name, [])) for name in ("rtsp://quick/", "0")) > 20 and "gone.png" in seen:
+        quick = min(len(seen.get(name, [])) for name in ("rtsp://quick/", "0"))
+        if quick > 20 and "gone.png" in seen and dead <= set(lines):
             break
     hold.released.set()
     items.close()  # type: ignore[attr-defined]
@@ -230,30 +232,30 @@ def test_sources_side_by_side(tmp_path: Path, take: Callable, hold: Held) -> Non
     assert files == [str(tmp_path / "clip.mp4"), str(tmp_path / "a.png"), "gone.png"]
     assert [frame.index for frame in seen[files[0]]] == list(range(6)) and seen[files[1]][0].index == 6
     assert next(iter(seen)) in (files[0], "rtsp://quick/", "0") and len(seen) == 5
-    for path in ("rtsp://***@dead/", "rtsp://***@dead/#2"):
-        assert f"{path}: not reached: connection refused; trying again" in lines
 
 
 def test_leaving_early_stops_the_threads(hold: Held) -> None:
     camera = Camera(IMAGE if step % 2 else (lambda: time.sleep(0.01)) for step in count())
-    threads = threading.active_count()
+    before = set(threading.enumerate())
     items = open_source("0", connect=camera, note=print)
     next(items)
-    assert threading.active_count() == threads + 2
+    threads = set(threading.enumerate()) - before
+    assert len(threads) == 2
     items.close()  # type: ignore[attr-defined]
-    until(lambda: threading.active_count() == threads and camera.opened[0].closed)
+    until(lambda: camera.opened[0].closed and not any(thread.is_alive() for thread in threads))
 
 
 def test_what_is_missing_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "broken.mp4").write_bytes(b"no video" * 1000)
     sources = [str(tmp_path / "broken.mp4"), "63", "rtsp://me:secret@127.0.0.1:1/live", "tcp://127.0.0.1:1"]
     code = (
-        "import sys; from yolorep.media.sources import open_source\n"
-        "for source in sys.argv[1:]: print(*[item.reason for item in open_source(source, reconnect_timeout=0)])"
+        "import os, sys; from yolorep.media.sources import open_source; before = dict(os.environ)\n"
+        "for source in sys.argv[1:]: print(*[item.reason for item in open_source(source, reconnect_timeout=0)])\n"
+        "assert os.environ == before"
     )
     # In a process of its own: FFmpeg asks only once how much it may say.
     done = subprocess.run([sys.executable, "-c", code, *sources], capture_output=True, text=True, check=True)
-    assert re.sub(r"\d\.\d s", "0 s", done.stdout).splitlines() == [
+    assert re.sub(r"\d+\.\d s", "0 s", done.stdout).splitlines() == [
         "OpenCV cannot open this video",
         "there is no camera 63, or another program uses it",
         "not reached for 0 s: no answer at its host and port",

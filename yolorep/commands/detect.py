@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field
 from itertools import chain, groupby
 from pathlib import Path
 
-from yolorep.console import plural, progress, say, say_line
+from yolorep.commands.summaries import Summaries
+from yolorep.console import progress, say, say_line
 from yolorep.data.catalog import load_data_config
-from yolorep.detections import Detections, class_indices, class_name
+from yolorep.detections import class_indices
 from yolorep.drawing import draw
 from yolorep.errors import UserError
 from yolorep.files import new_run_dir
 from yolorep.image_headers import limit_pixels
-from yolorep.inference.predictor import Predictor, Timing
+from yolorep.inference.predictor import Predictor
 from yolorep.media.frames import Frame, Unreadable
-from yolorep.media.outputs import PatientSink, Written
 from yolorep.media.sinks import (
     CropSink,
     CsvSink,
@@ -31,6 +29,7 @@ from yolorep.media.sinks import (
 )
 from yolorep.media.sources import open_source
 from yolorep.media.stream_videos import StreamVideoSink
+from yolorep.media.tolerant_sink import TolerantSink, Written
 from yolorep.media.urls import is_stream, without_secrets
 from yolorep.options import DetectOptions
 
@@ -92,8 +91,8 @@ def run(options: DetectOptions) -> Path | None:
         sinks: list[Sink] = [view] if view else []
         written = Written()
         for sink in _file_sinks(options, folder, names) if folder else ():
-            sinks.append(stack.enter_context(PatientSink(sink, written)))
-        summaries = _Summaries(names)
+            sinks.append(stack.enter_context(TolerantSink(sink, written)))
+        summaries = Summaries(names)
         try:
             for path, group in groupby(items, key=_Grouping()):
                 if path and not is_stream(path):  # one that is given up ends no file
@@ -111,50 +110,6 @@ def run(options: DetectOptions) -> Path | None:
     return folder
 
 
-@dataclass
-class _Summary:
-    """What was found in one input.
-
-    Attributes:
-        path: the input.
-        frames: images looked at.
-        video: it is no still image.
-        counts: how many objects of each class, in a video: how many frames with any. The same object is in many frames.
-        timing: all frames together.
-    """
-
-    path: str
-    frames: int = 0
-    video: bool = False
-    counts: Counter[int] = field(default_factory=Counter)
-    timing: Timing = field(default_factory=Timing)
-
-    def update(self, frame: Frame, detections: Detections, timing: Timing) -> None:
-        self.frames += 1
-        self.video = frame.is_video
-        classes = detections.class_id.tolist()
-        self.counts.update(set(classes) if self.video else classes)
-        self.timing += timing
-
-    def line(self, names: Sequence[str]) -> str:
-        counts = [(class_name(names, class_id), count) for class_id, count in sorted(self.counts.items())]
-        milliseconds = f"{1000 * self.timing.total / self.frames:.1f} ms"
-        if self.video:
-            parts = [plural("frame", self.frames), *(f"{name} in {count}" for name, count in counts)]
-            milliseconds += "/frame"
-        else:
-            parts = [f"{count} {name}" for name, count in counts]
-        return f"{self.path}: {', '.join([*parts, *([] if counts else ['nothing found']), milliseconds])}"
-
-    def speed(self) -> str:
-        each = 1000 / max(self.frames, 1)
-        timing = self.timing
-        return (
-            f"{plural('image', self.frames)}, each {timing.preprocess * each:.1f} ms pre-process, "
-            f"{timing.inference * each:.1f} ms inference, {timing.nms * each:.1f} ms NMS"
-        )
-
-
 class _Grouping:
     """Which frames are shown as one: those of a file by its path, and all from the first live one on.
 
@@ -169,44 +124,9 @@ class _Grouping:
         return "" if self._live else item.path
 
 
-class _Summaries:
-    """Says what was found in each input: in a file once the next one begins, in live sources at the end.
-
-    Attributes:
-        total: all inputs together.
-    """
-
-    def __init__(self, names: Sequence[str]) -> None:
-        self.total = _Summary("all")
-        self._names = names
-        self._begun: dict[str, _Summary] = {}
-        self._file = ""
-
-    def begin(self, path: str) -> None:
-        """Is told of a frame of a file: the one before it is done."""
-        if path != self._file:
-            self._say(self._file)
-            self._file = path
-
-    def update(self, frame: Frame, detections: Detections, timing: Timing) -> None:
-        if frame.captured is None:
-            self.begin(frame.path)
-        for summary in (self.total, self._begun.setdefault(frame.path, _Summary(frame.path))):
-            summary.update(frame, detections, timing)
-
-    def close(self) -> None:
-        """Says the rest."""
-        for path in list(self._begun):
-            self._say(path)
-
-    def _say(self, path: str) -> None:
-        if path in self._begun:
-            say_line(self._begun.pop(path).line(self._names))
-
-
 def _detect_input(
     items: Iterator[Frame | Unreadable],
-    summaries: _Summaries,
+    summaries: Summaries,
     *,
     predictor: Predictor,
     names: Sequence[str],

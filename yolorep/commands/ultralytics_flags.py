@@ -63,7 +63,7 @@ NOT_OFFERED: dict[str, dict[str, str]] = {
     },
     "detect": {
         "save": f"{_DEFAULT}, --nosave does without",
-        "batch": "leave it out; yolorep.Predictor has a batch_size",
+        **dict.fromkeys(("batch", "batch_size"), "leave it out; yolorep.Predictor has a batch_size"),
         "rect": _RECT,
         "show_labels": "use --hide-labels",
         "show_conf": "use --hide-conf",

@@ -9,6 +9,11 @@ _NMS = "leave it out; NMS runs after the file"
 _FLOAT32 = "leave it out; files are float32"
 _ONNX = "use --include onnx"
 
+#: What to do about several values of a flag that takes one.
+ONE_VALUE = {
+    "--weights": "; name one file: models are not put together into an ensemble",
+    "--source": "; put a pattern in quotes, '*.jpg', or name a folder, or a list file with one path a line",
+}
 #: YOLOv5's flags that a command does not offer, and what to do instead.
 REPLACED: dict[str, dict[str, str]] = {
     "train": {

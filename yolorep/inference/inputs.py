@@ -16,6 +16,7 @@ from yolorep.errors import UserError
 from yolorep.images import as_image, from_tensor
 from yolorep.media.frames import Frame, Unreadable
 from yolorep.media.sources import is_live, is_one_image, open_source
+from yolorep.media.urls import is_stream
 
 Array: TypeAlias = NDArray[np.uint8]
 #: What :func:`open_input` takes.
@@ -43,7 +44,8 @@ def open_input(
             - a Pillow image of any mode, turned upright as its EXIF says
             - a (3, height, width) or (n, 3, height, width) tensor, **RGB** whatever ``colour`` says, uint8 or floats
               of 0 to 1, which are rounded to 1/255
-            - a list, a generator or any other iterable of these
+            - a list, a generator or any other iterable of these, read one after the other; a list of URLs and camera
+              indices alone is read side by side
         colour: ``"bgr"``, as OpenCV reads files, or ``"rgb"``: of arrays.
         vid_stride: use every N-th frame of videos and streams.
         reconnect_timeout: seconds without a frame after which a live stream is given up; for ever if None.
@@ -66,6 +68,8 @@ def open_input(
     if isinstance(source, np.ndarray | Tensor | Image.Image):
         images = from_tensor(source) if isinstance(source, Tensor) else [as_image(source, colour=colour)]
         return iter([_frame(image, source, index) for index, image in enumerate(images)])
+    if nested and isinstance(source, list | tuple) and source and all(map(_is_stream, source)):
+        return open_source([str(one) for one in source], vid_stride=vid_stride, reconnect_timeout=reconnect_timeout)
     if isinstance(source, Iterable):
         return _each(source, colour, vid_stride, reconnect_timeout, nested)
     raise UserError(_expected(type(source).__name__))
@@ -98,6 +102,10 @@ def _each(
             continue
         for item in items:
             yield replace(item, index=index) if isinstance(item, Frame) else item
+
+
+def _is_stream(source: Input) -> bool:
+    return isinstance(source, str | int) and not isinstance(source, bool) and is_stream(str(source))
 
 
 def _frame(image: Array, source: Array | Tensor | Image.Image, index: int) -> Frame:

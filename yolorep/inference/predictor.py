@@ -225,7 +225,8 @@ class Predictor:
 
         Args:
             source: as for a call; also a camera index, the URL of a live stream, ``"screen"``, ``"-"`` for what is
-                piped into the program, or a list or generator of all of these.
+                piped into the program, or a list or generator of all of these. Live streams are read side by side if
+                they are a list of nothing else, or the lines of a list file.
             colour: order of the channels of numpy arrays, ``"bgr"`` or ``"rgb"``.
             vid_stride: use every N-th frame of videos.
             reconnect_timeout: seconds without a frame after which a live stream is given up; by default it is waited

@@ -103,7 +103,7 @@ def answers(entry: str, *, timeout: float = 1.0) -> bool | None:
 
 
 def _connect_web(entry: str, patience: Patience) -> Connection:
-    response = open_url(entry, timeout=patience.silence)
+    response = open_url(entry, timeout=patience.opening)
     kind = response.headers.get_content_type()
     chunks = chunks_of(response)
     # A few servers name another type; a boundary is one.

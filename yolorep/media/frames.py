@@ -6,11 +6,13 @@ import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from yolorep.decoding import quiet_opencv
 from yolorep.image_headers import check_pixels
 from yolorep.images import IMAGE_SUFFIXES, ImageError, Note, decode_image, read_image
 from yolorep.media.urls import WEB_SCHEMES, is_camera, is_stream, scheme_of, suffix_of
@@ -24,8 +26,8 @@ VIDEO_SUFFIXES = frozenset({
 # fmt: on
 #: Reads of a video that may fail in a row, if it states its number of frames and if it does not.
 MOST_FAILED, FEW_FAILED = 10_000, 100
-#: Of an image on a server.
-_MOST_BYTES = 1 << 28
+#: Of an image on a server: bytes, and seconds until it is here.
+MOST_BYTES, MOST_SECONDS = 1 << 28, 60.0
 
 
 @dataclass(frozen=True)
@@ -100,12 +102,27 @@ def is_image(entry: str) -> bool:
 def _read_image(entry: str, position: int, note: Note | None) -> Frame | Unreadable:
     try:
         if is_stream(entry):
-            image = decode_image(fetch(entry, most_bytes=_MOST_BYTES), note=note)
+            image = decode_image(fetch(entry, most_bytes=MOST_BYTES, seconds=MOST_SECONDS), note=note)
         else:
             image = read_image(entry, note=note)
     except (ImageError, SourceError) as error:
         return Unreadable(entry, str(error))
     return Frame(image, entry, position, 1, None, is_video=False)
+
+
+def quiet_videos() -> None:
+    """Keeps OpenCV and FFmpeg from writing to stderr, unless the environment asks: what is wrong is said here."""
+    quiet_opencv()
+    _quiet_ffmpeg()
+
+
+@cache
+def _quiet_ffmpeg() -> None:
+    variable = "OPENCV_FFMPEG_LOGLEVEL"
+    if variable not in os.environ:
+        os.environ[variable] = "-8"  # AV_LOG_QUIET
+        cv2.VideoCapture("", cv2.CAP_FFMPEG)  # it is read when the first video is opened, and never again
+        del os.environ[variable]
 
 
 def open_capture(entry: str | int) -> cv2.VideoCapture:

@@ -15,7 +15,7 @@ _SCAN_END = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 _SCAN, _WITHOUT_LENGTH = 0xDA, {0x01, *range(0xD0, 0xD8)}
 _LONGEST_GAP, _LONGEST_MAGIC = 65536, 64
 #: Of one JPEG in a stream that may hold anything.
-_MOST_BYTES = 1 << 25
+MOST_BYTES = 1 << 25
 
 
 def split_jpegs(chunks: Iterable[bytes]) -> Generator[bytes, None, bytes]:
@@ -40,7 +40,7 @@ def split_jpegs(chunks: Iterable[bytes]) -> Generator[bytes, None, bytes]:
 
 def find_jpegs(chunks: Iterable[bytes]) -> Iterator[bytes]:
     """Yields each JPEG of a stream that may hold anything beside them, and an empty one for every part that is none."""
-    stream = _Arrived(chunks, most=_MOST_BYTES)
+    stream = _Arrived(chunks, most=MOST_BYTES)
     while (garbage := _skip_garbage(stream)) is not None:
         yield from [b""] * garbage
         end = _end_of_jpeg(stream)

@@ -4,28 +4,38 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from yolorep.console import say
-from yolorep.decoding import quiet_opencv
 from yolorep.errors import UserError, suggest
-from yolorep.files import distinct_files
+from yolorep.files import distinct_files, is_endless
 from yolorep.images import IMAGE_SUFFIXES, Note, passed_over
 from yolorep.media.connections import Patience, connect
-from yolorep.media.frames import VIDEO_SUFFIXES, Frame, Unreadable, is_image, read_frames
-from yolorep.media.live import SCREEN, open_screen, open_stdin
+from yolorep.media.frames import VIDEO_SUFFIXES, Frame, Unreadable, is_image, quiet_videos, read_frames
 from yolorep.media.readers import Connect
+from yolorep.media.screen import SCREEN, open_screen
+from yolorep.media.stdin import open_stdin
 from yolorep.media.streams import Stream, read_together
-from yolorep.media.urls import URL_SCHEMES, WEB_SCHEMES, is_camera, is_stream, scheme_of, suffix_of, without_secrets
+from yolorep.media.urls import (
+    URL_SCHEMES,
+    WEB_SCHEMES,
+    is_camera,
+    is_stream,
+    scheme_of,
+    suffix_of,
+    url_fault,
+    without_secrets,
+)
+from yolorep.texts import NotText, read_text
 
 LIST_SUFFIXES = frozenset({".txt", ".streams"})
 
 
 def open_source(
-    source: str | Path,
+    source: str | Path | Sequence[str],
     *,
     vid_stride: int = 1,
     reconnect_timeout: float | None = None,
@@ -45,7 +55,8 @@ def open_source(
             list's folder or the working directory); a camera index such as ``0``; a URL OpenCV can open (http,
             rtsp, rtmp, …); ``-`` for what is piped into the program: one image, JPEGs one behind another, which are
             read as they arrive, or another video, which is read to its end before its first frame comes; ``screen``,
-            unless a file is called that, for screenshots without end. Nothing else is ever fetched from a network.
+            unless a file is called that, for screenshots without end; or several URLs and camera indices. Nothing else
+            is ever fetched from a network.
         vid_stride: yield every N-th frame of videos and streams, the first one included.
         reconnect_timeout: seconds without a frame after which a live source is given up; for ever if None.
         note: called with a line about files of a folder that are passed over, with one about unusual numbers in
@@ -66,14 +77,14 @@ def open_source(
         raise UserError(f"--vid-stride {vid_stride}: expected 1 or more (1 looks at every frame)")
     if reconnect_timeout is not None and not reconnect_timeout >= 0:
         raise UserError(f"--reconnect-timeout {reconnect_timeout}: expected seconds, 0 or more")
-    _quiet_videos()
-    source = str(source)
+    quiet_videos()
+    sources = [str(source)] if isinstance(source, str | Path) else list(dict.fromkeys(source))
     # All of it here, not at the first frame: a wrong source must fail before a model is loaded.
-    if source == "-":
+    if sources == ["-"]:
         return open_stdin(vid_stride=vid_stride)
-    if _is_screen(source):
+    if len(sources) == 1 and _is_screen(sources[0]):
         return open_screen()
-    entries = _find(source, note)
+    entries = [entry for one in sources for entry in _find(one, note)]
     shown = _shown(entries)
     said: set[str] = set()
 
@@ -115,12 +126,6 @@ def is_live(source: str | Path) -> bool:
     return _is_screen(source) or is_camera(source) or scheme_of(source) in URL_SCHEMES - WEB_SCHEMES
 
 
-def _quiet_videos() -> None:
-    """Keeps OpenCV and FFmpeg from writing to stderr, unless the environment asks: what is wrong is said here."""
-    quiet_opencv()
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # AV_LOG_QUIET; read when the first video is opened
-
-
 def _read(
     entry: str | Unreadable, position: int, vid_stride: int, note: Callable[[str, str], None]
 ) -> Iterator[Frame | Unreadable]:
@@ -152,6 +157,8 @@ def _is_screen(source: str) -> bool:
 def _find(source: str, note: Note | None) -> list[str | Unreadable]:
     """Lists the inputs ``source`` names."""
     if is_stream(source):
+        if fault := url_fault(source):
+            raise UserError(f"source '{without_secrets(source)}': {fault}")
         return [source]
     path = os.path.expanduser(source)
     if os.path.isdir(path):
@@ -169,6 +176,11 @@ def _find(source: str, note: Note | None) -> list[str | Unreadable]:
             f"{source}: expected an image ({_known(IMAGE_SUFFIXES)}), a video ({_known(VIDEO_SUFFIXES)}) "
             f"or a list ({_known(LIST_SUFFIXES)}), found a file with suffix '{suffix_of(path)}'"
         )
+    if is_endless(path):
+        raise UserError(
+            f"{source}: expected a file or folder, found a device or a pipe; "
+            "name a camera by its number, such as 0, and read a pipe with -"
+        )
     if glob.has_magic(path) and (matches := glob.glob(path, recursive=True)):
         return _media(f"pattern '{source}'", matches)
     raise UserError(_not_found(source, path))
@@ -176,8 +188,8 @@ def _find(source: str, note: Note | None) -> list[str | Unreadable]:
 
 def _find_listed(path: str) -> list[str | Unreadable]:
     try:
-        lines = [line.strip() for line in Path(path).read_text(encoding="utf-8-sig").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
+        lines = [line.strip() for line in read_text(path).splitlines()]
+    except (OSError, NotText) as error:
         raise UserError(f"{path}: expected text, one path or URL a line; cannot read it ({error})") from error
     folder = os.path.dirname(path)
     entries: list[str | Unreadable] = []
@@ -186,7 +198,8 @@ def _find_listed(path: str) -> list[str | Unreadable]:
         candidates = [os.path.join(folder, os.path.expanduser(line)), os.path.expanduser(line)]
         found = next((candidate for candidate in candidates if os.path.exists(candidate)), None)
         if is_stream(line):
-            entries.append(line)
+            fault = url_fault(line)
+            entries.append(Unreadable(without_secrets(line), fault) if fault else line)
         elif found is None:
             reason = f"listed in {path}, found neither beside it nor in the working directory"
             entries.append(Unreadable(without_secrets(line), reason))

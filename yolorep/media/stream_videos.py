@@ -21,7 +21,7 @@ class _Video:
         sink: writes it.
         path: whose name it gets.
         last: its last frame.
-        until: where it ends, in seconds since 1970.
+        until: where it ends, in seconds since 1970 if its frames have times.
     """
 
     sink: VideoSink
@@ -31,10 +31,10 @@ class _Video:
 
 
 class StreamVideoSink(Sink):
-    """Writes videos of files as :class:`VideoSink` does, and one for every live source.
+    """Writes videos of files as :class:`VideoSink` does, and one for every live source and what is piped in.
 
-    That of a live source runs at its real speed: a frame is repeated until the next was captured. Where the source
-    changes its frame size, another file named after the size begins.
+    That of a live source runs at its real speed: a frame is repeated until the next was captured. Where the frame size
+    changes, another file named after the size begins.
     """
 
     def __init__(self, folder: Path, names: OutputNames) -> None:
@@ -46,15 +46,16 @@ class StreamVideoSink(Sink):
         return frame.is_video
 
     def write(self, frame: Frame, detections: Detections, drawn: Image) -> None:
-        if frame.captured is None:
+        if frame.captured is None and frame.fps:  # pictures that are piped in come without a rate
             self._of_files.write(frame, detections, drawn)
             return
         interval = 1 / (frame.fps or DEFAULT_FPS)
-        video = self._video(frame, drawn, frame.captured)
-        missing = max(0, round(min(frame.captured - video.until, _LONGEST_GAP) / interval))
+        video = self._video(frame, drawn)
+        captured = video.until if frame.captured is None else frame.captured
+        missing = max(0, round(min(captured - video.until, _LONGEST_GAP) / interval))
         for image in [*[video.last] * missing, drawn]:
             video.sink.write(replace(frame, path=video.path), detections, image)
-        video.last, video.until = drawn, max(frame.captured, video.until) + interval
+        video.last, video.until = drawn, max(captured, video.until) + interval
 
     def close(self) -> None:
         sinks = [self._of_files, *(video.sink for video in self._of_streams.values())]
@@ -68,12 +69,12 @@ class StreamVideoSink(Sink):
         if errors:
             raise errors[0]
 
-    def _video(self, frame: Frame, drawn: Image, captured: float) -> _Video:
+    def _video(self, frame: Frame, drawn: Image) -> _Video:
         key = frame.path, frame.image.shape
         if key not in self._of_streams:
             path = frame.path
             if any(known == path for known, _ in self._of_streams):
                 height, width = frame.image.shape[:2]
                 path = f"{self._names.of(path)}_{width}x{height}.mp4"
-            self._of_streams[key] = _Video(VideoSink(self._folder, self._names), path, drawn, captured)
+            self._of_streams[key] = _Video(VideoSink(self._folder, self._names), path, drawn, frame.captured or 0.0)
         return self._of_streams[key]

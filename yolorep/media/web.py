@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import ssl
+import string
 import time
 from collections.abc import Iterator
 from http.client import HTTPException, HTTPResponse, InvalidURL
 from typing import cast
 from urllib.error import HTTPError, URLError
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
 from urllib.request import (
     HTTPBasicAuthHandler,
     HTTPDigestAuthHandler,
@@ -17,7 +18,7 @@ from urllib.request import (
     build_opener,
 )
 
-from yolorep.media.urls import without_secrets
+from yolorep.media.urls import url_fault, without_secrets
 
 _CHUNK = 65536
 #: Answers that are another one the next time: too many requests, and the server took too long.
@@ -53,7 +54,8 @@ def open_url(url: str, *, timeout: float) -> HTTPResponse:
     try:
         parts = urlsplit(url)
         user, at, host = parts.netloc.rpartition("@")
-        plain = urlunsplit(parts._replace(netloc=host, fragment=""))
+        path, query = (quote(part, safe=string.punctuation) for part in (parts.path, parts.query))
+        plain = urlunsplit(parts._replace(netloc=host, path=path, query=query, fragment=""))
         passwords = HTTPPasswordMgrWithDefaultRealm()
         if at:
             name, _, password = user.partition(":")
@@ -64,8 +66,9 @@ def open_url(url: str, *, timeout: float) -> HTTPResponse:
     except HTTPError as error:
         error.close()
         hint = "; put user:password@ into the URL" if error.code == 401 and not at else ""
-        final = 400 <= error.code < 500 and error.code not in _PASSING
-        raise SourceError(f"the server answers {error.code} {error.reason}{hint}", final=final) from error
+        final = error.code < 500 and error.code not in _PASSING  # 300: to where nobody goes, or in circles
+        reason = without_secrets(next(iter(str(error.reason).splitlines()), ""))  # it may quote the server's URLs
+        raise SourceError(f"the server answers {error.code} {reason}{hint}", final=final) from error
     except URLError as error:
         why = error.reason
         if "CERTIFICATE_VERIFY_FAILED" in str(why):
@@ -77,8 +80,7 @@ def open_url(url: str, *, timeout: float) -> HTTPResponse:
     except OSError as error:  # while it answers
         raise SourceError(_words(error)) from error
     except (InvalidURL, ValueError) as error:  # whose text may quote a password
-        hint = "write %2F and %40 for / and @ in a password"
-        raise SourceError(f"expected a URL with a host and a number as its port; {hint}", final=True) from error
+        raise SourceError(url_fault(url) or "this URL cannot be asked for", final=True) from error
     except HTTPException as error:
         raise SourceError("the server does not answer in HTTP") from error
 
@@ -99,14 +101,14 @@ def chunks_of(response: HTTPResponse) -> Iterator[bytes]:
         yield chunk
 
 
-def fetch(url: str, *, most_bytes: int, timeout: float = 10.0, seconds: float = 60.0) -> bytes:
+def fetch(url: str, *, most_bytes: int, seconds: float, timeout: float = 10.0) -> bytes:
     """Returns what a URL holds.
 
     Args:
         url: an http or https URL.
         most_bytes: more are refused.
-        timeout: seconds for connecting, and for every wait for bytes.
         seconds: for all of it.
+        timeout: seconds for connecting, and for every wait for bytes.
 
     Raises:
         SourceError: if it cannot be read.

@@ -25,7 +25,7 @@ class Written:
     problem: str = ""
 
 
-class PatientSink(Sink):
+class TolerantSink(Sink):
     """Passes results to another sink. What that cannot write is said in one line an input, and the rest goes on.
 
     Args:

@@ -1,10 +1,9 @@
-"""Frames without a file: what is piped into the program, and the screen."""
+"""What is piped into the program: an image, JPEGs, or another video."""
 
 from __future__ import annotations
 
 import itertools
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -14,12 +13,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 from yolorep.errors import UserError
-from yolorep.images import ImageError, decode_image, from_pillow
+from yolorep.images import ImageError, decode_image
 from yolorep.media.frames import Frame, Unreadable, read_frames
 from yolorep.media.jpegs import JPEG_START, split_jpegs
 
-#: What their frames say they come from.
-STDIN, SCREEN = "stdin", "screen"
+#: What its frames say they come from.
+STDIN = "stdin"
 
 _CHUNK, _LONGEST_MAGIC = 65536, 4
 #: In a JPEG that is followed by other views of its scene, which are no frames.
@@ -44,17 +43,6 @@ def open_stdin(*, vid_stride: int = 1) -> Iterator[Frame | Unreadable]:
             "write, for example, cat street.jpg | yolorep detect --source -"
         )
     return _read_pipe(sys.stdin.buffer, vid_stride)
-
-
-def open_screen() -> Iterator[Frame]:
-    """Takes screenshots without end, as fast as they are asked for.
-
-    Raises:
-        UserError: at the call, if there is no screen.
-    """
-    first = _screenshot(index=0, start=time.monotonic())
-    start = time.monotonic() - first.time
-    return itertools.chain([first], (_screenshot(index=index, start=start) for index in itertools.count(1)))
 
 
 def _read_pipe(stream: BinaryIO, vid_stride: int) -> Iterator[Frame | Unreadable]:
@@ -120,15 +108,3 @@ def _read_stream(jpegs: Iterator[bytes], vid_stride: int) -> Iterator[Frame | Un
             yield Frame(decode_image(jpeg), STDIN, index, None, None, is_video=True, time=seconds)
         except ImageError as error:
             yield Unreadable(STDIN, f"frame {index + 1}: {error}")
-
-
-def _screenshot(*, index: int, start: float) -> Frame:
-    from PIL import ImageGrab
-
-    seconds = time.monotonic() - start
-    try:
-        image = from_pillow(ImageGrab.grab())
-        return Frame(image, SCREEN, index, None, None, is_video=True, time=seconds, captured=time.time())
-    except (OSError, subprocess.SubprocessError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"source '{SCREEN}': expected a screen to look at, found none here ({reason})") from error
