@@ -29,12 +29,9 @@ LIMITS = DownloadLimits()
         f"| number in it | {plain_yaml.LONGEST_NUMBER} characters |",
         f"| classes | {MOST_CLASSES:,} |",
         f"| image, in both readers | {max_pixels():,} pixels;",
-<<<<<<< HEAD
         f"| its file | {8 * max_pixels():,} bytes, 8 for each",
-=======
         f"| image from an address | {MOST_BYTES >> 20} MB, {MOST_SECONDS:g} s |",
         f"| JPEG in a stream | {jpegs.MOST_BYTES >> 20} MB |",
->>>>>>> media
         f"| downloaded file | {LIMITS.largest >> 30} GiB, {LIMITS.silence:g} s of silence, "
         f"after a minute {LIMITS.rate / 1000:g} kB/s on average |",
         f"| archive | unpacks to at most 1 GiB and {LIMITS.unpacked} times its size;",

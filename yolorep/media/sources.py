@@ -11,7 +11,7 @@ from pathlib import Path
 
 from yolorep.console import say
 from yolorep.errors import UserError, suggest
-from yolorep.files import distinct_files, is_endless
+from yolorep.files import distinct_files, is_device_or_pipe
 from yolorep.images import IMAGE_SUFFIXES, Note, passed_over
 from yolorep.media.connections import Patience, connect
 from yolorep.media.frames import VIDEO_SUFFIXES, Frame, Unreadable, is_image, quiet_videos, read_frames
@@ -176,7 +176,7 @@ def _find(source: str, note: Note | None) -> list[str | Unreadable]:
             f"{source}: expected an image ({_known(IMAGE_SUFFIXES)}), a video ({_known(VIDEO_SUFFIXES)}) "
             f"or a list ({_known(LIST_SUFFIXES)}), found a file with suffix '{suffix_of(path)}'"
         )
-    if is_endless(path):
+    if is_device_or_pipe(path):
         raise UserError(
             f"{source}: expected a file or folder, found a device or a pipe; "
             "name a camera by its number, such as 0, and read a pipe with -"
