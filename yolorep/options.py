@@ -12,11 +12,10 @@ from typing import Any
 
 from yolorep.defaults import CONFIDENCE, IMAGE_SIZE, IOU, MAX_DETECTIONS
 from yolorep.errors import UserError
+from yolorep.limits import LARGEST_NUMBER
 
 #: ``--batch-size`` that stands for one to be found.
 FIND_BATCH_SIZE = -1
-#: No number is larger: it would fit no counter, and is a slip of the pen. Seeds may be of 32 bits.
-LARGEST = 2**32 - 1
 #: ``--workers`` that no machine has use for more than.
 MOST_WORKERS = 512
 _MAX_PIXELS = "pixels an image may have, larger ones are skipped (default: Pillow's limit, 89 million)"
@@ -77,8 +76,10 @@ class Options:
             for part in value if isinstance(value, list | tuple) else [value]:
                 if isinstance(part, str) and "\0" in part:
                     raise UserError(f"{flag(entry.name)}: expected text, found {part!r}, which holds a NUL character")
-                if isinstance(part, int) and abs(part) > LARGEST:
-                    raise UserError(f"{flag(entry.name)}: expected a number of at most {LARGEST}, found a larger one")
+                if isinstance(part, int) and abs(part) > LARGEST_NUMBER:
+                    raise UserError(
+                        f"{flag(entry.name)}: expected a number of at most {LARGEST_NUMBER}, found a larger one"
+                    )
             if choices and value is not None and value not in choices:
                 raise UserError(f"{flag(entry.name)}: expected one of {', '.join(choices)}, found {value!r}")
             for number in value if isinstance(value, tuple) else (value,):
