@@ -95,7 +95,7 @@ WORK = Limits(cpu=20.0)
 
 
 def test_command_lines(hostile: Hostile, workplace: Workplace, tmp_path: Path) -> None:
-    hostile(cases(workplace.copy(tmp_path), range(12)), limits=WORK)
+    hostile(cases(workplace.copy(tmp_path), range(8)), limits=WORK)
 
 
 @pytest.mark.slow
