@@ -143,6 +143,9 @@ def test_filter(classes: Any, confidence: float | None, kept: list[int]) -> None
         (NAMED, {"classes": 1.5}, "classes: expected names or indices, found 1.5"),
         (NAMED, {"confidence": "a"}, "confidence: expected a number from 0 to 1, found 'a'"),
         (NAMED, {"confidence": 25}, "confidence: expected a number from 0 to 1, found 25"),
+        (NAMED, {"classes": "9" * 20_000}, "classes: expected names or indices, found '999"),
+        (NAMED, {"classes": 10**5000}, "classes: expected indices from 0 to 2, got a number of thousands of digits"),
+        (NAMED, {"confidence": 10**5000}, "confidence: expected a number from 0 to 1, found a number of thousands"),
     ],
 )
 def test_wrong_filter(detections: Detections, arguments: dict[str, Any], message: str) -> None:

@@ -84,3 +84,8 @@ def test_errors_name_the_file_as_the_user_knows_it(tmp_path: Path) -> None:
         errors_named(tmp_path / "a.csv"),
     ):
         raise OSError(28, "No space left")
+
+
+def test_a_run_folder_of_a_name_that_no_file_can_have(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"cannot create the results folder .*surrogates"):
+        new_run_dir(tmp_path, "\ud800")

@@ -6,7 +6,9 @@ import signal
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -90,6 +92,33 @@ def test_it_waits_for_a_finalizer_in_which_it_would_be_lost() -> None:
         del closing
         threading.Event().wait(60)
     assert seen == ["closed"]
+
+
+def test_it_is_not_lost_in_a_callback_that_may_not_raise(capfd: pytest.CaptureFixture[str]) -> None:
+    class Value:
+        pass
+
+    value = Value()
+    reference = weakref.ref(value, lambda _: signal.raise_signal(signal.SIGTERM))
+    with pytest.raises(KeyboardInterrupt), StopSignals() as signals:
+        del value
+        threading.Event().wait(60)
+    assert reference() is None and signals.received == signal.SIGTERM
+    assert capfd.readouterr().err == ""
+
+
+def test_the_exit_code_is_kept_where_python_would_end_by_sigint(tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text("""
+import signal, sys
+from yolorep.signals import StopSignals
+with StopSignals() as signals:
+    try:
+        exec("signal.raise_signal(signal.SIGTERM)")
+    except KeyboardInterrupt:
+        sys.exit(signals.exit_code)
+""")
+    done = subprocess.run([sys.executable, "-m", "program"], cwd=tmp_path, check=False)
+    assert done.returncode == 128 + signal.SIGTERM
 
 
 def test_it_waits_while_processes_are_started() -> None:

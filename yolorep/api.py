@@ -94,7 +94,7 @@ def train(
     optimizer: str | None = None,
     sync_bn: bool = False,
     max_pixels: int | None = None,
-    workers: int = 2,
+    workers: int | None = None,
     project: Name = "runs/train",
     name: str = "exp",
     exist_ok: bool = False,

@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from yolorep.errors import UserError, suggest
+from yolorep.errors import UserError, shown, suggest
 from yolorep.files import is_device_or_pipe
 from yolorep.options import Options
 from yolorep.plain_yaml import LARGEST_FILE, YamlFault, parse_yaml
@@ -173,7 +173,7 @@ def check_options(options: type[Options], values: Mapping[str, Any], *, source: 
         try:
             TypeAdapter(types[key]).validate_python(value, strict=True)
         except ValidationError:
-            raise UserError(f"{source}: {key}: expected {known[key].type}, found {value!r:.80}") from None
+            raise UserError(f"{source}: {key}: expected {known[key].type}, found {shown(value):.80}") from None
 
 
 Share = Annotated[float, Field(ge=0, le=1)]

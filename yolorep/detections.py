@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from yolorep.checks import share, whole_number
-from yolorep.errors import UserError, suggest
+from yolorep.errors import UserError, shown, suggest
 from yolorep.files import write_text
 
 if TYPE_CHECKING:
@@ -353,10 +353,10 @@ def class_indices(classes: int | str | Iterable[int | str], names: Sequence[str]
         if not isinstance(item, str) or item.isdecimal():
             try:
                 index = int(item) if isinstance(item, str) else operator.index(item)
-            except TypeError:
+            except (TypeError, ValueError):  # Python reads no more than 4300 digits
                 raise UserError(f"classes: expected names or indices, found {item!r}") from None
             if names is not None and not 0 <= index < len(names):
-                raise UserError(f"classes: expected indices from 0 to {len(names) - 1}, got {index}")
+                raise UserError(f"classes: expected indices from 0 to {len(names) - 1}, got {shown(index)}")
             found.append(index)
             continue
         if names is None:

@@ -31,6 +31,14 @@ def _without_middle(text: str, length: int) -> str:
     return f"{text[:half]} [… {len(text) - 2 * half} characters …] {text[-half:]}"
 
 
+def shown(value: object) -> str:
+    """``repr(value)``, and words for a number of so many digits that Python does not write it."""
+    try:
+        return repr(value)
+    except ValueError:
+        return "a number of thousands of digits"
+
+
 class YolorepError(Exception):
     """Something went wrong in a way that is understood. Shown as one line; the process exits with code 1."""
 

@@ -251,9 +251,10 @@ def new_run_dir(project: str | Path, name: str, *, exist_ok: bool = False) -> Pa
                     f"{folder}: expected a folder to write results to, found a file; use --project"
                 ) from None
             number += 1
-        except OSError as error:
+        except (OSError, ValueError) as error:  # a ValueError is a name that cannot be encoded
+            reason = error.strerror if isinstance(error, OSError) else error
             raise UserError(
-                f"{folder}: cannot create the results folder ({error.strerror}); pass a writable one with --project"
+                f"{folder}: cannot create the results folder ({reason}); pass a writable one with --project"
             ) from error
 
 

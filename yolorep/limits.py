@@ -1,5 +1,7 @@
 """The most that any file may ask for, whichever reader it comes through."""
 
+#: Of any number: larger ones fit no counter, and are a slip of the pen. Seeds may be of 32 bits.
+LARGEST_NUMBER = 2**32 - 1
 #: Classes of a model or a data set.
 MOST_CLASSES = 100_000
 #: Letters of a class name.

@@ -12,16 +12,15 @@ from typing import Any
 
 from yolorep.defaults import CONFIDENCE, IMAGE_SIZE, IOU, MAX_DETECTIONS
 from yolorep.errors import UserError
+from yolorep.limits import LARGEST_NUMBER
 
 #: ``--batch-size`` that stands for one to be found.
 FIND_BATCH_SIZE = -1
-#: No number is larger: it would fit no counter, and is a slip of the pen. Seeds may be of 32 bits.
-LARGEST = 2**32 - 1
 #: ``--workers`` that no machine has use for more than.
 MOST_WORKERS = 512
 _MAX_PIXELS = "pixels an image may have, larger ones are skipped (default: Pillow's limit, 89 million)"
-#: ``--epochs`` of a new run unless told otherwise.
-EPOCHS = 100
+#: ``--epochs`` and ``--workers`` of a new run unless told otherwise.
+EPOCHS, WORKERS = 100, 2
 
 
 def option(
@@ -77,8 +76,10 @@ class Options:
             for part in value if isinstance(value, list | tuple) else [value]:
                 if isinstance(part, str) and "\0" in part:
                     raise UserError(f"{flag(entry.name)}: expected text, found {part!r}, which holds a NUL character")
-                if isinstance(part, int) and abs(part) > LARGEST:
-                    raise UserError(f"{flag(entry.name)}: expected a number of at most {LARGEST}, found a larger one")
+                if isinstance(part, int) and abs(part) > LARGEST_NUMBER:
+                    raise UserError(
+                        f"{flag(entry.name)}: expected a number of at most {LARGEST_NUMBER}, found a larger one"
+                    )
             if choices and value is not None and value not in choices:
                 raise UserError(f"{flag(entry.name)}: expected one of {', '.join(choices)}, found {value!r}")
             for number in value if isinstance(value, tuple) else (value,):
@@ -122,7 +123,7 @@ class TrainOptions(Options):
     optimizer: str | None = option(None, "instead of the recipe's optimizer", choices=("SGD", "Adam", "AdamW"))
     sync_bn: bool = option(False, "synchronize BatchNorm over processes")
     max_pixels: int | None = option(None, _MAX_PIXELS, low=1)
-    workers: int = option(2, "data loading processes", low=0, high=MOST_WORKERS)
+    workers: int | None = option(None, "data loading processes (default: 2)", low=0, high=MOST_WORKERS)
     project: str = option("runs/train", "folder for runs")
     name: str = option("exp", "folder of this run")
     exist_ok: bool = option(False, "write into an existing run folder")
@@ -152,6 +153,11 @@ class TrainOptions(Options):
         """As many as were asked for, or the usual number."""
         return self.epochs or EPOCHS
 
+    @property
+    def planned_workers(self) -> int:
+        """As many as were asked for, or the usual number."""
+        return WORKERS if self.workers is None else self.workers
+
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationOptions(Options):
@@ -174,7 +180,7 @@ class EvaluationOptions(Options):
     task: str = option("val", "split to evaluate", choices=("train", "val", "test"))
     device: str = option("", "cpu, or a CUDA index; the first GPU if there is one")
     max_pixels: int | None = option(None, _MAX_PIXELS, low=1)
-    workers: int = option(2, "data loading processes", low=0, high=MOST_WORKERS)
+    workers: int = option(WORKERS, "data loading processes", low=0, high=MOST_WORKERS)
     single_cls: bool = option(False, "treat all classes as one")
     augment: bool = option(False, "test-time augmentation: three scales, one of them flipped")
     half: bool = option(False, "float16 inference (CUDA)")

@@ -15,6 +15,13 @@ from typing import Any
 STOPPING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
+class _Stop(KeyboardInterrupt):
+    """Of a class of its own, for Python notes where a plain KeyboardInterrupt leaves ``exec``.
+
+    It would end by SIGINT then, whatever the exit code.
+    """
+
+
 class StopSignals:
     """Turns these signals into KeyboardInterrupt; a context manager for a program's entry, never for a library.
 
@@ -36,6 +43,7 @@ class StopSignals:
         self._terminals = [stream for stream in (1, 2) if _is_terminal(stream)]
         self._pipe: tuple[int, int] | None = None
         self._ended = threading.Event()
+        self._unraisable = sys.unraisablehook
 
     @property
     def exit_code(self) -> int:
@@ -48,10 +56,13 @@ class StopSignals:
                 if signal.getsignal(number) not in (signal.SIG_IGN, None):
                     self._before[number] = signal.signal(number, self._interrupt)
             self._watch()
+            if self._before:
+                self._unraisable, sys.unraisablehook = sys.unraisablehook, self._raise_again
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self._ended.set()
+        sys.unraisablehook = self._unraisable
         if self._pipe is not None:
             signal.set_wakeup_fd(-1)
             os.close(self._pipe[1])  # which ends the thread
@@ -73,11 +84,21 @@ class StopSignals:
         for stream in self._terminals:
             if not _is_terminal(stream):  # it was closed: printing to it would be an error amidst finishing
                 os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
-        if _is_finalizer(frame) and hasattr(signal, "setitimer"):  # Python would print the exception and go on
-            signal.signal(signal.SIGALRM, self._interrupt_later)
-            signal.setitimer(signal.ITIMER_REAL, 0.05)
-            return
-        raise KeyboardInterrupt
+        if not (_is_finalizer(frame) and self._come_back()):
+            raise _Stop
+
+    def _come_back(self) -> bool:
+        """Sees to it that the signal is heard of again a little later; False where that is not possible."""
+        if not hasattr(signal, "setitimer"):
+            return False
+        signal.signal(signal.SIGALRM, self._interrupt_later)
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        return True
+
+    def _raise_again(self, unraisable: sys.UnraisableHookArgs) -> None:
+        """Where an exception has nowhere to go, in a callback of the garbage collector say."""
+        if not (isinstance(unraisable.exc_value, _Stop) and self._come_back()):
+            self._unraisable(unraisable)
 
     def _interrupt_later(self, _: int, frame: FrameType | None) -> None:
         assert self.received is not None
@@ -132,6 +153,7 @@ def stopping_held() -> Iterator[None]:
 
 
 def _is_finalizer(frame: FrameType | None) -> bool:
+    """Whether something is being closed that should be closed to its end."""
     while frame is not None:
         if frame.f_code.co_name == "__del__":
             return True

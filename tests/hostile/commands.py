@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -33,9 +35,12 @@ class Command:
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
-            preexec_fn=before,
+            preexec_fn=lambda: (_heed_signals(), before and before()),
         )
         self.out = ""
+        self._limit = threading.Timer(TIMEOUT, self._kill)
+        self._limit.daemon = True
+        self._limit.start()
 
     def wait_for(self, text: str) -> Command:
         """Reads on until a line with ``text`` is printed."""
@@ -58,13 +63,14 @@ class Command:
 
     def end(self) -> tuple[int, str]:
         """Waits for it: exit code, and all it printed."""
-        try:
-            self.out += self.process.communicate(timeout=TIMEOUT)[0]
-        except subprocess.TimeoutExpired:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            raise
+        self.out += self.process.communicate()[0]
+        self._limit.cancel()
         assert "Traceback" not in self.out, self.out
         return self.process.returncode, self.out
+
+    def _kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
 
 
 def _heed_signals() -> None:

@@ -255,7 +255,12 @@ def _work(
     for entry in cases:
         if entry.before:
             entry.before()
-        message = pickle.dumps(_measure(entry, limits, refusals))
+        outcome = _measure(entry, limits, refusals)
+        if outcome.kind == OVER:  # once more: on a busy machine processor time is no good measure
+            if entry.before:
+                entry.before()
+            outcome = _measure(entry, limits, refusals)
+        message = pickle.dumps(outcome)
         os.write(writer, len(message).to_bytes(4, "little") + message)
 
 

@@ -262,7 +262,7 @@ def flipped(good: Path, folder: Path, places: Iterator[int]) -> Iterator[Case]:
         yield Case(f"bit {bit}", lambda: unchanged(path, good), before=lambda bit=bit: write(bit))
 
 
-@pytest.mark.parametrize("count", [16, pytest.param(600, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [16, pytest.param(200, marks=pytest.mark.slow)])
 def test_flipped_bits(hostile: Hostile, good: Path, tmp_path: Path, count: int) -> None:
     bits, random = good.stat().st_size * 8, rng("bits", count)
     table = good.read_bytes().index(b"PK\x01\x02") * 8
@@ -287,7 +287,7 @@ def test_flipped_bits_of_values_are_all_refused(good: Path, tmp_path: Path) -> N
             load_checkpoint(tmp_path / "w.pt")
 
 
-@pytest.mark.parametrize("count", [20, pytest.param(400, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [20, pytest.param(150, marks=pytest.mark.slow)])
 def test_other_values(hostile: Hostile, good: Path, tmp_path: Path, count: int) -> None:
     content = torch.load(good, weights_only=True)
     values = (*HOSTILE_VALUES, torch.zeros(3), torch.tensor(float("nan")), torch.zeros(2, dtype=torch.complex64))

@@ -95,9 +95,9 @@ WORK = Limits(cpu=20.0)
 
 
 def test_command_lines(hostile: Hostile, workplace: Workplace, tmp_path: Path) -> None:
-    hostile(cases(workplace.copy(tmp_path), range(12)), limits=WORK)
+    hostile(cases(workplace.copy(tmp_path), range(8)), limits=WORK)
 
 
 @pytest.mark.slow
 def test_many_command_lines(hostile: Hostile, workplace: Workplace, tmp_path: Path) -> None:
-    hostile(cases(workplace.copy(tmp_path), range(100, 400)), limits=WORK)
+    hostile(cases(workplace.copy(tmp_path), range(100, 200)), limits=WORK)

@@ -22,14 +22,26 @@ from yolorep.errors import UserError
 
 BODY = b"0 0.5 0.5 0.1 0.1\n" * 10
 OK = b"HTTP/1.1 200 OK\r\n"
-#: Small ones, to be reached in a test.
-LIMITS = DownloadLimits(largest=3 << 20, silence=0.4, patience=0.2, rate=1 << 40)
+#: Small ones, to be reached in a test; those of time for what takes it only.
+LIMITS = DownloadLimits(largest=3 << 20)
+SHORT = {
+    "drips": DownloadLimits(patience=0.2, rate=1 << 40),
+    "drips-before": DownloadLimits(patience=0.4),
+    "stalls": DownloadLimits(silence=0.4),
+}
 
 Send = Callable[[bytes], None]
 
 
 def _drip(send: Send) -> None:
     send(OK + b"\r\n")
+    for _ in range(100):
+        send(b"x")
+        time.sleep(0.05)
+
+
+def _drip_before(send: Send) -> None:
+    send(OK + b"A: ")
     for _ in range(100):
         send(b"x")
         time.sleep(0.05)
@@ -74,6 +86,7 @@ ANSWERS: dict[str, tuple[bytes | Callable[[Send], None], str]] = {
     "to-no-port": (b"HTTP/1.1 302 x\r\nLocation: http://127.0.0.1:abc/\r\n\r\n", "nonnumeric port"),
     "to-nobody": (b"HTTP/1.1 302 x\r\nLocation: http://127.0.0.1:9/\r\n\r\n", "refused"),
     "drips": (_drip, "are too slow"),
+    "drips-before": (_drip_before, "no whole answer in 0.4 s"),
     "endless": (_endless, "it is larger than 3145728 bytes"),
     "stalls": (_stalls, "timed out"),
 }  # fmt: skip
@@ -104,8 +117,9 @@ def server() -> Iterator[str]:
 
 
 def fetch(url: str, content: bytes, folder: Path, said: str = "") -> None:
+    limits = SHORT.get(folder.name, LIMITS)
     try:
-        download_all([Download(url, hashlib.sha256(content).hexdigest(), "set")], folder, limits=LIMITS)
+        download_all([Download(url, hashlib.sha256(content).hexdigest(), "set")], folder, limits=limits)
     except UserError as error:
         assert said and said in str(error)
         assert not list(folder.iterdir())  # nothing stays behind

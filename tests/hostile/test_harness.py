@@ -46,13 +46,13 @@ def test_every_outcome_is_told_apart_and_a_dead_process_costs_one_case() -> None
         (case("exits", os._exit, 3), TRACEBACK),
         (case("dies", lambda: os.kill(os.getpid(), signal.SIGSEGV)), TRACEBACK),
         (case("returns after a death", int), HANDLED),
-        (case("slow", _burn, 0.3), OVER),
-        (case("large", lambda: np.ones(300 << 20, np.uint8)), OVER),
+        (case("slow", _burn, 0.2), OVER),
+        (case("large", lambda: np.ones(100 << 20, np.uint8)), OVER),
         (case("larger", bytearray, 10 << 30), OVER),
         (case("returns at the end", int), HANDLED),
     ]
 
-    outcomes = run_cases([entry for entry, _ in cases], limits=Limits(cpu=0.1, memory=200 << 20))
+    outcomes = run_cases([entry for entry, _ in cases], limits=Limits(cpu=0.1, memory=64 << 20))
     assert [(outcome.name, outcome.kind) for outcome in outcomes] == [(entry.name, kind) for entry, kind in cases]
     tally = Tally()
     tally.add(outcomes)

@@ -119,4 +119,4 @@ def test_mutated_files(hostile: Hostile) -> None:
 
 @pytest.mark.slow
 def test_many_mutated_files(hostile: Hostile) -> None:
-    hostile([mutated(seed) for seed in range(15, 430)], warm=lambda: build_network(model()))
+    hostile([mutated(seed) for seed in range(15, 165)], warm=lambda: build_network(model()))

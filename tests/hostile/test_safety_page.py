@@ -8,7 +8,7 @@ from yolorep import errors, options, plain_yaml
 from yolorep.config import resources_dir
 from yolorep.data.download import DownloadLimits
 from yolorep.image_headers import max_pixels
-from yolorep.limits import LARGEST_IMAGE_SIZE, MOST_CLASSES
+from yolorep.limits import LARGEST_IMAGE_SIZE, LARGEST_NUMBER, MOST_CLASSES
 from yolorep.media import jpegs
 from yolorep.media.frames import MOST_BYTES, MOST_SECONDS
 
@@ -18,7 +18,7 @@ LIMITS = DownloadLimits()
 @pytest.mark.parametrize(
     "stated",
     [
-        f"| number in an option | {options.LARGEST:,};",
+        f"| number in an option | {LARGEST_NUMBER:,};",
         f"| `--workers` | {options.MOST_WORKERS},",
         f"| `--imgsz` | {LARGEST_IMAGE_SIZE:,} pixels |",
         f"| line of an error | {errors.LONGEST_LINE:,} characters;",
@@ -33,7 +33,7 @@ LIMITS = DownloadLimits()
         f"| image from an address | {MOST_BYTES >> 20} MB, {MOST_SECONDS:g} s |",
         f"| JPEG in a stream | {jpegs.MOST_BYTES >> 20} MB |",
         f"| downloaded file | {LIMITS.largest >> 30} GiB, {LIMITS.silence:g} s of silence, "
-        f"after a minute {LIMITS.rate / 1000:g} kB/s on average |",
+        f"an answer within {LIMITS.patience:g} s, after as many {LIMITS.rate / 1000:g} kB/s on average |",
         f"| archive | unpacks to at most 1 GiB and {LIMITS.unpacked} times its size;",
     ],
 )

@@ -257,6 +257,7 @@ def test_wrong_sources_are_told_at_once(tmp_path: Path) -> None:
         ({"image_size": 0}, "image_size: expected a whole number of at least 1, found 0"),
         ({"image_size": (64, 64, 64)}, r"image_size: expected a whole number of at least 1, found \(64, 64, 64\)"),
         ({"image_size": (64, 0)}, "image_size: expected a whole number of at least 1, found 0"),
+        ({"image_size": 10**5000}, "image_size: expected a number of at most 4294967295, found a larger one"),
         ({"image_size": 64.5}, "image_size: expected a whole number of at least 1, found 64.5"),
         ({"confidence": 1.5}, "confidence: expected a number from 0 to 1, found 1.5"),
         ({"confidence": None}, "confidence: expected a number from 0 to 1, found None"),

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,10 @@ from tests.training.toy_run import StopAfter, files, options, same_weights, trai
 from yolorep.config import Hyp
 from yolorep.errors import UserError
 from yolorep.options import TrainOptions
-from yolorep.training.inputs import read_options
+from yolorep.training.inputs import read_options, resume_run
 from yolorep.training.loggers.table import read_results
 from yolorep.training.optim import Schedule
+from yolorep.training.resume import remove_leftovers, remove_run
 from yolorep.training.trainer import Callback, NonFiniteLoss, Scores, Trainer
 from yolorep.weights.load import load_checkpoint
 
@@ -224,6 +226,25 @@ def test_resume_names_the_options_it_ignores(work: Path, capsys: pytest.CaptureF
     )
     train(resume)
     assert "without effect: --batch-size, --log\n" in capsys.readouterr().out
+
+
+def test_resume_takes_as_many_workers_as_asked_for(work: Path) -> None:
+    """Two, the usual number, too."""
+    with pytest.raises(KeyboardInterrupt):
+        train(options(work, epochs=1, workers=1), StopAfter(0))
+    for asked, expected in ((None, 1), (0, 0), (2, 2), (5, 5)):
+        resume = TrainOptions(resume=str(work / "runs/exp"), workers=asked)
+        assert resume_run(resume).options.workers == expected
+
+
+@pytest.mark.parametrize("remove", [remove_run, remove_leftovers])
+def test_what_a_killed_process_was_writing_is_removed(remove: Callable[[Path], None], tmp_path: Path) -> None:
+    (tmp_path / "weights").mkdir()
+    for name in (".abc.part", ".abc.part.jpg", "weights/.abc.part.pt", "mine.txt", ".part"):
+        (tmp_path / name).touch()
+    (tmp_path / "weights/.def.part/new").mkdir(parents=True)
+    remove(tmp_path)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == [".part", "mine.txt", "weights"]
 
 
 def test_resume_needs_the_run_folder(work: Path) -> None:

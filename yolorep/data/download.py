@@ -10,6 +10,7 @@ import stat
 import struct
 import tarfile
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -20,6 +21,7 @@ from dataclasses import dataclass
 from http.client import HTTPException
 from lzma import LZMAError
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from queue import Empty, SimpleQueue
 from typing import IO, Any, cast
 
 from yolorep.console import progress, say
@@ -40,7 +42,7 @@ class DownloadLimits:
     Attributes:
         largest: bytes of a file.
         silence: seconds without a byte.
-        patience: seconds that a file may always take.
+        patience: seconds that a file may always take, and the answer before it.
         rate: bytes a second that must arrive on average beyond that.
         unpacked: times its own size that an archive may unpack to, above a GiB.
     """
@@ -117,9 +119,8 @@ def download_all(downloads: list[Download], root: Path, *, limits: DownloadLimit
 
 def _fetch(item: Download, file: Path, limits: DownloadLimits) -> None:
     digest = hashlib.sha256()
-    opener = urllib.request.build_opener(_Redirects())
     try:
-        with opener.open(item.url, timeout=limits.silence) as response, file.open("wb") as out:
+        with _answer(item.url, limits) as response, file.open("wb") as out:
             length = response.headers.get("Content-Length")
             total = -(-int(length) // _CHUNK) if length else None
             parts = _chunks(response, limits)
@@ -150,6 +151,31 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         if not newurl.startswith(("http://", "https://")):
             raise urllib.error.URLError(f"redirected to {newurl}, expected http or https")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _answer(url: str, limits: DownloadLimits) -> Any:
+    """What a server answers, its body still to be read.
+
+    Raises:
+        _GivenUp: if that takes too long, though a byte comes now and then.
+    """
+    opener = urllib.request.build_opener(_Redirects())
+    answers: SimpleQueue[Any] = SimpleQueue()
+
+    def ask() -> None:
+        try:
+            answers.put(opener.open(url, timeout=limits.silence))
+        except Exception as error:
+            answers.put(error)
+
+    threading.Thread(target=ask, daemon=True).start()
+    try:
+        answer = answers.get(timeout=limits.patience)
+    except Empty:
+        raise _GivenUp(f"no whole answer in {limits.patience:g} s") from None
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
 
 
 def _chunks(stream: Any, limits: DownloadLimits) -> Iterator[bytes]:

@@ -49,7 +49,8 @@ class Run:
         val_set: Images to evaluate on.
         own_loss: Makes the loss of the model; None for that of its head.
         resumed: Where to go on, or None for a new run.
-        workers: Data loading processes, where there is no shared memory for as many as the options say.
+        workers: Data loading processes in training, as many as there is shared memory for.
+        val_workers: Those in the evaluations between.
     """
 
     options: TrainOptions
@@ -60,7 +61,8 @@ class Run:
     val_set: Dataset
     own_loss: MakeLoss | None = None
     resumed: Checkpoint | None = None
-    workers: int | None = None
+    workers: int = 0
+    val_workers: int = 0
 
     def make_loss(self, model: Detector) -> Loss:
         """The loss of the model, or of a copy of it.
@@ -123,6 +125,7 @@ def new_run(
         imgsz=fit_image_size(options.imgsz, model.max_stride),
         hyp=recipe,
         epochs=options.planned_epochs,
+        workers=options.planned_workers,
     )
     model.geometry = Geometry(options.imgsz)
     hyp = load_hyp(recipe)
@@ -174,7 +177,7 @@ def resume_run(
     progress = dict(checkpoint.training["progress"])
     before, asked = stored.planned_epochs, options.epochs
     epochs = epochs_to_do(asked, before=before, progress=progress, last=last)
-    workers = stored.workers if options.workers == TrainOptions.workers else options.workers
+    workers = stored.planned_workers if options.workers is None else options.workers
     options = replace(stored, device=options.device or stored.device, workers=workers, epochs=epochs)
     planned = checkpoint.training.get("epochs", before)  # fewer than before if no epoch followed an extension
     if progress["finished"] and (asked or epochs != planned):

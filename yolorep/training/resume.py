@@ -27,6 +27,8 @@ _RUN_FILES = (
     *(f"{name}.png" for name in ("confusion_matrix", "confusion_matrix_normalized")),
     *(pattern for logger in LOGGERS.values() for pattern in logger.leaves),
 )
+#: What a killed process was in the middle of writing.
+_LEFTOVERS = "**/.*.part*"
 
 
 def training_state(trainer: Trainer) -> dict[str, Any]:
@@ -259,14 +261,17 @@ def refuse_unfinished(folder: Path) -> None:
 
 def remove_run(folder: Path) -> None:
     """Remove a finished run's files, so that those of the next one in its folder stand alone."""
-    for path in [path for pattern in _RUN_FILES for path in folder.glob(pattern)]:
-        if path.is_dir():
+    _remove(folder, *_RUN_FILES, _LEFTOVERS)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what a killed process was in the middle of writing."""
+    _remove(folder, _LEFTOVERS)
+
+
+def _remove(folder: Path, *patterns: str) -> None:
+    for path in [path for pattern in patterns for path in folder.glob(pattern)]:
+        if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
-
-
-def remove_leftovers(run_dir: Path) -> None:
-    """Remove what a killed process was in the middle of writing."""
-    for path in run_dir.rglob(".*.part*"):
-        path.unlink(missing_ok=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -116,7 +115,7 @@ def train(
     try:
         if run.options.batch_size == FIND_BATCH_SIZE:
             run = replace(run, options=replace(run.options, batch_size=choose_batch_size(run)))
-        run = replace(run, workers=_affordable_workers(run))
+        run = with_workers(run)
         trainer = build_trainer(run)
         folder = create_folder(run) if run.resumed is None else reopen_folder(run, run.resumed)
         epochs_done = trainer.progress.epochs_done
@@ -130,7 +129,8 @@ def train(
             raise KeyboardInterrupt(_make_resumable(trainer, run, folder)) from None
         except WorkerLost as error:
             how = _make_resumable(trainer, run, folder)
-            raise WorkerLost(f"{error}; {how}{_with_fewer(run.options.workers) if '--resume' in how else ''}") from None
+            fewer = f" --workers {run.workers // 2}" if "--resume" in how else ""
+            raise WorkerLost(f"{error}; {how}{fewer}") from None
         except OSError as error:
             if not (last := folder / "weights" / "last.pt").is_file():
                 raise
@@ -223,7 +223,7 @@ def finish(run: Run, folder: Path, *, plots: bool = True) -> Mapping[str, float]
         TorchBackend(fuse(model.for_inference())[0], device=run.device),
         run.val_set,
         batch_size=run.options.batch_size,
-        workers=_workers(run),
+        workers=run.val_workers,
         pictures=plots,
         description="best.pt, fused",
     )
@@ -250,12 +250,6 @@ def _make_resumable(trainer: Trainer, run: Run, folder: Path) -> str:
         _save_best(trainer, run, best)
     _save_last(trainer, run, last)
     return f"the weights so far are saved; go on with --resume {last}"
-
-
-def _with_fewer(workers: int) -> str:
-    """The flag of a run that goes on with fewer data loading processes; the default would not be heeded."""
-    fewer = workers // 2
-    return f" --workers {fewer if fewer != TrainOptions.workers else fewer - 1}"
 
 
 def _save_last(trainer: Trainer, run: Run, path: Path) -> None:
@@ -295,7 +289,7 @@ def _epoch_of(loader: TrainLoader, epoch: int, *, mosaic: bool) -> Iterable[Batc
 def _score(model: nn.Module, run: Run, *, loss: Loss) -> Scores:
     assert isinstance(model, Detector)
     batch_size = VAL_BATCHES * run.options.batch_size
-    return validate(model, run.val_set, loss=loss, device=run.device, batch_size=batch_size, workers=_workers(run))
+    return validate(model, run.val_set, loss=loss, device=run.device, batch_size=batch_size, workers=run.val_workers)
 
 
 def _train_loader(run: Run) -> TrainLoader:
@@ -304,7 +298,7 @@ def _train_loader(run: Run) -> TrainLoader:
         run.train_set,
         run.hyp,
         batch_size=options.batch_size,
-        workers=_workers(run),
+        workers=run.workers,
         seed=options.seed,
         rect=options.rect,
         stride=run.model.max_stride,
@@ -312,21 +306,15 @@ def _train_loader(run: Run) -> TrainLoader:
     )
 
 
-def _workers(run: Run) -> int:
-    return run.options.workers if run.workers is None else run.workers
-
-
-def _affordable_workers(run: Run) -> int:
-    """As many processes as there is shared memory for, in training and in the evaluations between."""
-    workers = min(run.options.workers, os.cpu_count() or 1)
+def with_workers(run: Run) -> Run:
+    """With as many processes as there is shared memory for, in training and in the evaluations between."""
+    run = replace(run, workers=run.options.planned_workers)
     training = _train_loader(run)
-    if training.short_of_memory:
-        workers = training.workers
     evaluation = eval_loader(
         run.val_set,
         batch_size=VAL_BATCHES * run.options.batch_size,
         stride=run.model.max_stride,
         pad=run.model.geometry.pad,
-        workers=workers,
+        workers=training.workers if training.short_of_memory else run.workers,
     )
-    return evaluation.workers if evaluation.short_of_memory else workers
+    return replace(run, workers=training.workers, val_workers=evaluation.workers)
