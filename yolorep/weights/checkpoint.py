@@ -20,7 +20,7 @@ from yolorep.models.network import Network
 from yolorep.models.parser import parse_config
 from yolorep.nn.reparam import fused_form
 from yolorep.ops.letterbox import Geometry
-from yolorep.weights.pickles import check_plain, reading, unpickle
+from yolorep.weights.pickles import check_plain, read_content, reading
 
 FORMAT = "yolorep-1"
 
@@ -155,7 +155,7 @@ def is_checkpoint(path: str | Path) -> bool:
     """Whether a file is one that :func:`save_checkpoint` wrote, of whatever format version."""
     try:
         with reading(Path(path), "checkpoint"):
-            return is_ours(unpickle(Path(path)))
+            return is_ours(read_content(Path(path)))
     except UserError:
         return False
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from yolorep.limits import LONGEST_CLASS_NAME, MOST_CLASSES, MOST_LAYERS
@@ -18,7 +19,7 @@ from yolorep.nn.conv import Conv, ConvBN
 from yolorep.nn.reparam import fused_form
 from yolorep.weights.archive import Refused
 from yolorep.weights.checkpoint import Checkpoint, norms_of
-from yolorep.weights.pickles import Stub, check_plain, reading, unpickle
+from yolorep.weights.pickles import Stub, check_plain, read_content, reading
 
 #: Modules of a file, and tensors and other values that these hold.
 MAX_TENSORS = 100_000
@@ -52,7 +53,7 @@ def read_yolov5(path: Path) -> Yolov5Checkpoint:
         UserError: one line, if the file is no YOLOv5 checkpoint or wants to run something.
     """
     with reading(path, "YOLOv5 checkpoint"):
-        return interpret(unpickle(path))
+        return interpret(read_content(path))
 
 
 def is_yolov5(content: Any) -> bool:
@@ -71,10 +72,11 @@ def load_yolov5(content: Any, path: Path) -> Checkpoint:
         UserError: one line, if it has rows that are unknown.
     """
     foreign = interpret(content)
-    model = build_model(parse_config(foreign.config, source=str(path)), names=foreign.names).eval()
-    fused = bool(norms_of(model)) and not foreign.bn
-    if fused:
-        model = fused_form(model)
+    with torch.device("meta"):  # for its names
+        model = build_model(parse_config(foreign.config, source=str(path)), names=foreign.names).eval()
+        fused = bool(norms_of(model)) and not foreign.bn
+        if fused:
+            model = fused_form(model)
     theirs = theirs_to_ours(model)
     norms = dict(norms_of(model))
     bn = {}
