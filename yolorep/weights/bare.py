@@ -13,7 +13,7 @@ from torch import Tensor
 
 from yolorep.errors import UserError
 from yolorep.models.detector import build_network
-from yolorep.models.parser import ModelConfig
+from yolorep.models.model_file import ModelConfig
 from yolorep.weights.checkpoint import Checkpoint, norms_of
 from yolorep.weights.kinds import OTHERS, kind_of_tensors
 from yolorep.weights.layouts import detect_layout

@@ -16,8 +16,8 @@ from yolorep.files import SteadyFile, atomic_write
 from yolorep.limits import LARGEST_IMAGE_SIZE, LONGEST_CLASS_NAME, MOST_CLASSES
 from yolorep.models.classifier import Classifier
 from yolorep.models.detector import Detector, build_network
+from yolorep.models.model_file import parse_config
 from yolorep.models.network import Network
-from yolorep.models.parser import parse_config
 from yolorep.nn.reparam import fused_form
 from yolorep.ops.letterbox import Geometry
 from yolorep.weights.pickles import check_plain, read_content, reading

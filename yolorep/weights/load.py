@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from yolorep.errors import UserError
-from yolorep.models.parser import ModelConfig
+from yolorep.models.model_file import ModelConfig
 from yolorep.weights.bare import bare_tensors, checkpoint_of, kind_of_content
 from yolorep.weights.checkpoint import Checkpoint, is_ours, parse_checkpoint
 from yolorep.weights.kinds import is_safetensors, kind_of_file

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from yolorep.limits import LONGEST_CLASS_NAME, MOST_CLASSES, MOST_LAYERS
 from yolorep.models.detector import build_model
-from yolorep.models.parser import parse_config
+from yolorep.models.model_file import parse_config
 from yolorep.nn.conv import Conv, ConvBN
 from yolorep.nn.reparam import fused_form
 from yolorep.weights.archive import Refused
