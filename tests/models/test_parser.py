@@ -149,7 +149,7 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "ultralytics": (
         tiny(scales={"n": [0.33, 0.25, 1024]}),
-        r"found one of ultralytics \(scales\), .* take one of cfg/",
+        r"found one of ultralytics \(scales\), .* one of cfg/",
     ),
     "a key that is there": (tiny(width_multiples=1), "width_multiples: unknown key$"),
     "nc": (tiny(nc=0), "nc: expected a whole number of at least 1, found 0"),

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from yolorep.limits import LONGEST_CLASS_NAME, MOST_CLASSES, MOST_LAYERS
+from yolorep.limits import LONGEST_CLASS_NAME, MOST_CLASSES, MOST_LAYERS, are_class_names
 from yolorep.models.detector import build_model
 from yolorep.models.model_file import parse_config
 from yolorep.nn.conv import Conv, ConvBN
@@ -129,7 +129,8 @@ def interpret(content: Any) -> Yolov5Checkpoint:
     names = [names[key] for key in sorted(names)] if isinstance(names, Mapping) else names
     if not isinstance(names, list | tuple) or not all(isinstance(name, str | int) for name in names):
         raise Refused("expected class names, found something else")
-    if not 1 <= len(names) <= MOST_CLASSES or any(len(str(name)) > LONGEST_CLASS_NAME for name in names):
+    names = [str(name) for name in names]
+    if not are_class_names(names):
         raise Refused(
             f"expected 1 to {MOST_CLASSES:,} classes with names of up to {LONGEST_CLASS_NAME:,} letters, "
             f"found {len(names):,} or a longer one"
@@ -138,7 +139,7 @@ def interpret(content: Any) -> Yolov5Checkpoint:
     read.collect(model, "", depth=0)
     if len(names) != config.get("nc"):
         config["nc"] = len(names)
-    return Yolov5Checkpoint(config, tuple(map(str, names)), read.tensors, read.norms)
+    return Yolov5Checkpoint(config, tuple(names), read.tensors, read.norms)
 
 
 def _model(content: Any) -> Stub | None:
