@@ -32,7 +32,7 @@ from peers.store import Key, Record, Store
 from yolorep.config import lasting_name
 from yolorep.errors import UserError, suggest
 from yolorep.files import write_text
-from yolorep.models.parser import load_config
+from yolorep.models.model_file import load_config
 from yolorep.training.recipe import load_hyp
 
 

@@ -11,7 +11,8 @@ from types import ModuleType
 import pytest
 
 from tests.benchmarks.test_train_vs_peers import OURS, record
-from yolorep.models.parser import load_config, parse_rows
+from yolorep.models.model_file import load_config
+from yolorep.models.parser import parse_rows
 from yolorep.training.recipe import load_hyp
 
 

@@ -22,7 +22,7 @@ from yolorep.formats.samples import sample_batches
 from yolorep.formats.verify import compare
 from yolorep.inference.open import load_backend, load_model
 from yolorep.models.detector import build_model, build_network
-from yolorep.models.parser import load_config
+from yolorep.models.model_file import load_config
 from yolorep.nn.reparam import fuse
 from yolorep.options import ExportOptions
 

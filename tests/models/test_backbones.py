@@ -13,8 +13,8 @@ from tests.randomize import randomize_
 from yolorep.errors import UserError
 from yolorep.models.classifier import Classifier
 from yolorep.models.detector import Detector, build_model, build_network
+from yolorep.models.model_file import ModelConfig, load_config, parse_config
 from yolorep.models.network import Network
-from yolorep.models.parser import ModelConfig, load_config, parse_config
 from yolorep.nn.layer_scale import LayerScale
 from yolorep.nn.reparam import count_parameters, fuse, fused_form
 

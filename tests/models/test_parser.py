@@ -12,7 +12,8 @@ from torch import nn
 from yolorep.config import resources_dir
 from yolorep.errors import UserError
 from yolorep.models.detector import build_model
-from yolorep.models.parser import build_graph, load_config, parse_config, parse_rows
+from yolorep.models.model_file import load_config, parse_config
+from yolorep.models.parser import build_graph, parse_rows
 from yolorep.models.values import parse_activation
 from yolorep.nn.conv import Conv
 
@@ -145,6 +146,10 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "unknown key": (
         {key: value for key, value in tiny(widht_multiple=1).items() if key != "width_multiple"},
         "widht_multiple: unknown key .*'width_multiple'",
+    ),
+    "ultralytics": (
+        tiny(scales={"n": [0.33, 0.25, 1024]}),
+        r"found one of ultralytics \(scales\), .* one of cfg/",
     ),
     "a key that is there": (tiny(width_multiples=1), "width_multiples: unknown key$"),
     "nc": (tiny(nc=0), "nc: expected a whole number of at least 1, found 0"),

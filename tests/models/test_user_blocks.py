@@ -10,7 +10,7 @@ import torch
 
 from yolorep.errors import UserError
 from yolorep.models.detector import build_model
-from yolorep.models.parser import load_config, parse_config
+from yolorep.models.model_file import load_config, parse_config
 from yolorep.models.user_blocks import import_blocks
 from yolorep.nn.registry import ROW_TYPES, register
 from yolorep.nn.reparam import fuse

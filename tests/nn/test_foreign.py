@@ -22,7 +22,7 @@ from yolorep.formats.pytorch import TorchBackend
 from yolorep.formats.samples import sample_batches
 from yolorep.formats.verify import compare
 from yolorep.models.detector import build_model
-from yolorep.models.parser import load_config, parse_config
+from yolorep.models.model_file import load_config, parse_config
 from yolorep.nn.foreign import ForeignBackbone, Timm, TorchVision
 from yolorep.nn.reparam import count_parameters, fuse
 from yolorep.training.start import freeze_layers

@@ -19,7 +19,8 @@ from yolorep.formats.samples import sample_batches
 from yolorep.formats.torchscript import TorchScript
 from yolorep.formats.verify import compare
 from yolorep.models.detector import Detector, build_model, build_network
-from yolorep.models.parser import build_graph, load_config, parse_config
+from yolorep.models.model_file import load_config, parse_config
+from yolorep.models.parser import build_graph
 from yolorep.nn.csp import C3SPP
 from yolorep.nn.kernels import transposed_then_bn
 from yolorep.nn.reparam import count_parameters, fuse, fused_form
@@ -150,6 +151,13 @@ def test_a_row_has_its_own_activation() -> None:
         model([-1, 1, "Conv", [16, 3, 2, None, 1, 1, "nn.RelU()"]])
 
 
+def test_a_row_named_from_torch_on_and_its_device() -> None:
+    transposed = model(CONV, [-1, 1, "torch.nn.ConvTranspose2d", [8, 4, 2, 1, 0, 2, False, 1, "zeros", "cuda"]]).model[
+        1
+    ]
+    assert (transposed.in_channels, transposed.groups, transposed.weight.device.type) == (16, 2, "cpu")
+
+
 def test_a_norms_constants_are_yolov5s() -> None:
     norm = model(CONV, NORM).model[1]
     assert (norm.num_features, norm.eps, norm.momentum) == (16, 1e-3, 0.03)
@@ -161,6 +169,8 @@ def test_a_norms_constants_are_yolov5s() -> None:
         (["nn.BatchNorm2d", [16, 1e-5]], r"expected \[\], for channels, eps and momentum are known"),
         (["nn.Conv2d", [8, 16, 3]], "expected input channels, which are 16 here"),
         (["nn.ConvTranspose2d", [16]], "missing a required argument: 'kernel_size'"),
+        (["nn.ConvTranspose2d", [16, {"kernel_size": 4}]], "expected arguments in their order, without names, found"),
+        (["Segment", ["nc", "anchors", 32, 256]], "Segment is a head for another task, or another program's; expected"),
         (["Expand", [3]], "expected channels that 3² divides, found 16"),
         (["Contract", ["2"]], "gain: expected a whole number of at least 1, found '2'"),
         (["nn.Linear", [16, 16]], "nn.Linear is no row: of PyTorch's layers those are that keep .* feature$"),

@@ -16,7 +16,7 @@ from tests.training.toy_run import MODEL, StopAfter, options, same_weights, trai
 from yolorep.errors import UserError
 from yolorep.inference.open import load_model
 from yolorep.models.detector import Detector, build_model
-from yolorep.models.parser import parse_config
+from yolorep.models.model_file import parse_config
 from yolorep.nn.expand import ExpandedConv, expand
 from yolorep.nn.reparam import count_parameters, fuse
 from yolorep.options import TrainOptions

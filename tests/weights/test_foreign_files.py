@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from safetensors.torch import save_file
 from torch import nn
 
 from tests.models.test_parser import tiny
@@ -117,11 +118,13 @@ def test_the_layout_of_torch_1_5(source: Detector, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("ours", [True, False], ids=["our names", "YOLOv5's names"])
-@pytest.mark.parametrize("wrapper", [None, "model"])
-def test_a_state_dict_trains_with_its_cfg(source: Detector, tmp_path: Path, ours: bool, wrapper: str | None) -> None:
+@pytest.mark.parametrize(("wrapper", "prefix"), [(None, ""), ("model", ""), (None, "module."), ("ema", "net.model.")])
+def test_a_state_dict_trains_with_its_cfg(
+    source: Detector, tmp_path: Path, ours: bool, wrapper: str | None, prefix: str
+) -> None:
     (tmp_path / "m.yaml").write_text(yaml.safe_dump(tiny()))
     names = yolov5_names(source)
-    state = {name if ours else names[name]: value for name, value in source.state_dict().items()}
+    state = {prefix + (name if ours else names[name]): value for name, value in source.state_dict().items()}
     path = tmp_path / "s.pt"
     torch.save(state if wrapper is None else {"epoch": 1, wrapper: state}, path)
     with pytest.raises(UserError, match=r"s\.pt: expected a checkpoint, found .* state_dict.* train .* with --cfg"):
@@ -130,15 +133,29 @@ def test_a_state_dict_trains_with_its_cfg(source: Detector, tmp_path: Path, ours
     mine, theirs = model.state_dict(), source.state_dict()
     assert all(torch.equal(mine[name], theirs[name]) for name in mine if not name.startswith("model.4."))
     fused = fuse(source)[0].state_dict()
-    torch.save(fused, path)
+    save_file(fused, path)
     with pytest.raises(UserError, match="found fused ones, whose BatchNorms are gone"):
         starting_model(str(tmp_path / "m.yaml"), str(path), names=["cat", "dog"])
+
+
+def test_a_safetensors_file_trains_with_its_cfg(source: Detector, tmp_path: Path) -> None:
+    (tmp_path / "m.yaml").write_text(yaml.safe_dump(tiny()))
+    path = tmp_path / "s.safetensors"
+    save_file(source.state_dict(), path)
+    assert "a safetensors file: the plain state_dict of a model of yolorep; train" in said(path)
+    mine = starting_model(str(tmp_path / "m.yaml"), str(path), names=["cat", "dog"]).state_dict()
+    assert torch.equal(mine["model.0.conv.conv.weight"], source.state_dict()["model.0.conv.conv.weight"])
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(UserError, match="refused: a damaged safetensors file: "):
+        load_checkpoint(path)
 
 
 def test_which_yolov5_a_state_dict_is_of(tmp_path: Path) -> None:
     state = {"model.0.conv.weight": torch.zeros(48, 3, 6, 6), "model.0.bn.weight": torch.zeros(48)}
     state |= {"model.33.anchors": torch.zeros(4, 3, 2), "model.33.m.0.weight": torch.zeros(3 * 12, 8, 1, 1)}
     torch.save(state, tmp_path / "s.pt")
+    assert "plain state_dict of a fused YOLOv5 model, which cannot be trained; get" in said(tmp_path / "s.pt")
+    torch.save(state | {"model.0.bn.running_mean": torch.zeros(48)}, tmp_path / "s.pt")
     with pytest.raises(UserError, match=r"of yolov5m6 \(7 classes\), .* --cfg cfg/yolov5/m6\.yaml --weights .*s\.pt"):
         load_checkpoint(tmp_path / "s.pt")
 
@@ -208,8 +225,9 @@ FILES: dict[str, bytes | Callable[[Path], None]] = {
     "a web page, so the download failed": b"\n<!DOCTYPE html><html>quota exceeded</html>",
     "a Git LFS pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 3\n",
     "an ONNX model; rename it": b"\x08\x08\x12\x07pytorch\x1a\x051.0.0" + bytes(50),
-    "a safetensors file: 1 tensors": struct.pack("<Q", len(HEADER)) + HEADER + bytes(4),
+    "a safetensors file: 1 tensors without": struct.pack("<Q", len(HEADER)) + HEADER + bytes(4),
     "a TorchScript model; rename it": write_torchscript,
+    "a program of torch.export; use": zip_with("m/archive_format", "m/models/model.json"),
     "an archive of numpy arrays": lambda path: np.savez(path.open("wb"), a=np.zeros(2)),
     "a zip archive of something else (a/readme": zip_with("a/readme", "b"),
     "a tar archive; unpack it": write_tar,
@@ -242,6 +260,12 @@ def test_files_of_other_kinds_are_named(
 TENSORS = {
     "a PyTorch Lightning checkpoint": {"pytorch-lightning_version": "2", "state_dict": {"a": torch.zeros(1)}},
     "a YOLOX model": {"model": {"backbone.backbone.dark2.0.conv.weight": torch.zeros(1)}},
+    "a classifier of YOLO": {"model.9.conv.conv.weight": torch.zeros(1), "model.9.linear.weight": torch.zeros(1)},
+    "a YOLO model of masks, poses": {
+        "model.24.anchors": torch.zeros(3, 3, 2),
+        "model.24.m.0.weight": torch.zeros(21, 8, 1, 1),
+        "model.24.proto.cv1.conv.weight": torch.zeros(1),
+    },
     "a ResNet": {"layer1.0.conv1.weight": torch.zeros(1)},
     "a DETR": {"ema": {"module": {"decoder.dec_bbox_head.0.weight": torch.zeros(1)}}},
     "1 tensors without the layers": {"a": torch.zeros(1)},

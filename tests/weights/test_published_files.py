@@ -111,8 +111,8 @@ def test_payloads_are_not_run(zipped: bool, tmp_path: Path) -> None:
     [
         ("missing.pth", None, "no such file"),
         ("timm/missing.pth", None, "no such file"),
-        ("w.safetensors", b"", "not a readable safetensors file"),
-        ("w.safetensors", b"\x10\0\0\0\0\0\0\0{", "not a readable safetensors file"),
+        ("w.safetensors", b"", "found an empty file"),
+        ("w.safetensors", b"\x10\0\0\0\0\0\0\0{", "or a damaged one"),
         ("w.pth", b"", "expected a checkpoint"),
         ("w.pth", b"\x80\x02.", "expected a checkpoint"),
         ("w.pth", b"PK\x03\x04 and no more", "expected a checkpoint"),

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from yolorep.errors import UserError, first_line
-from yolorep.limits import LARGEST_IMAGE_SIZE, LONGEST_CLASS_NAME, MOST_CLASSES
-from yolorep.ops.letterbox import BORDER, Geometry
+from yolorep.limits import LARGEST_IMAGE_SIZE, are_class_names
+from yolorep.ops.letterbox import BORDER, Geometry, is_geometry
 from yolorep.version import __version__
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ class Metadata:
 
 
 _EXPECTED = "expected the metadata of 'yolorep export'"
-#: Classes, pixels a side, images a batch, and letters of a name that a file may have at most.
+#: Images a batch that a file may have at most.
 _MAX_BATCH = 1 << 16
 
 
@@ -143,26 +143,10 @@ def _is_count(value: Any, *, most: int) -> bool:
     return type(value) is int and 1 <= value <= most
 
 
-def _is_text(value: Any) -> bool:
-    """Whether it is text, which lone surrogates are not: they could be printed nowhere."""
-    return (
-        isinstance(value, str) and len(value) <= LONGEST_CLASS_NAME and value.encode(errors="replace").decode() == value
-    )
-
-
-def _is_geometry(value: Any) -> bool:
-    try:
-        geometry = Geometry(**value)
-    except (TypeError, ValueError):
-        return False
-    size, pad = geometry.image_size, geometry.pad
-    return type(pad) in (int, float) and (size is None or _is_count(size, most=LARGEST_IMAGE_SIZE))
-
-
 #: What a file says, key by key.
 _FORM: dict[str, Callable[[Any], bool]] = {
-    "yolorep": _is_text,
-    "names": lambda value: isinstance(value, list) and 1 <= len(value) <= MOST_CLASSES and all(map(_is_text, value)),
+    "yolorep": lambda value: isinstance(value, str) and value.isascii() and len(value) <= 100,
+    "names": are_class_names,
     "stride": lambda value: _is_count(value, most=1024),
     "strides": lambda value: (
         isinstance(value, list) and 1 <= len(value) <= 16 and all(_is_count(stride, most=1024) for stride in value)
@@ -178,5 +162,5 @@ _FORM: dict[str, Callable[[Any], bool]] = {
     "batch_size": lambda value: value is None or _is_count(value, most=_MAX_BATCH),
     "nms_free": lambda value: isinstance(value, bool),
     "fuse": lambda value: isinstance(value, dict),
-    "geometry": _is_geometry,
+    "geometry": is_geometry,
 }

@@ -16,8 +16,9 @@ from yolorep.models.classifier import Classifier
 from yolorep.models.heads.base import DetectionHead
 from yolorep.models.heads.classify import Classify
 from yolorep.models.heads.raw import Raw
+from yolorep.models.model_file import ModelConfig, load_config, parse_config
 from yolorep.models.network import PROBE, Network
-from yolorep.models.parser import ModelConfig, build_graph, load_config, parse_config
+from yolorep.models.parser import build_graph
 from yolorep.ops.decode import Decoded
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -77,6 +77,23 @@ def check_plain(value: Any) -> None:
         elif isinstance(entry, int | float) and not abs(entry) <= LARGEST_NUMBER:
             kind = f"{entry:g}" if isinstance(entry, float) else f"one of {entry.bit_length()} bits"
             raise ValueError(f"expected numbers up to {LARGEST_NUMBER:.0e}, found {kind}")
+
+
+def told(faults: Sequence[str]) -> str:
+    """The first faults in one line, and that there are more."""
+    more = ["and more"] if len(faults) > MOST_FAULTS else []
+    return short("; ".join([*faults[:MOST_FAULTS], *more]), LONGEST_ERROR)
+
+
+def row_text(row: Any) -> str:
+    """A row as it is shown in messages."""
+    return short(str(row).replace("'", ""))
+
+
+def short(text: str, length: int = 80) -> str:
+    """A text cut to a length, with a question mark for what cannot be shown."""
+    text = "".join(letter if letter.isprintable() else "?" for letter in text[: length + 1])
+    return text if len(text) <= length else f"{text[: length - 3]}..."
 
 
 def check_channels(channels: int) -> None:

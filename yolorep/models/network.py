@@ -12,7 +12,8 @@ from yolorep.console import plural
 from yolorep.models import limits
 from yolorep.models.fold_rows import fold_row_norms
 from yolorep.models.graph import Graph
-from yolorep.models.parser import BUILD_ERRORS, ModelConfig
+from yolorep.models.model_file import ModelConfig
+from yolorep.models.parser import BUILD_ERRORS
 from yolorep.nn.meta import run_on_meta
 from yolorep.nn.reparam import FoldRecord, count_parameters
 from yolorep.ops.letterbox import Geometry

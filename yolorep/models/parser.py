@@ -1,4 +1,4 @@
-"""YOLOv5-style model files: rows become specifications, specifications a Graph. Nothing in a file is ever run.
+"""Rows of YOLOv5-style model files become specifications, specifications a Graph. Nothing in a file is ever run.
 
 A row is ``[from, repeats, module, args]`` with an optional tag as fifth element, or a list of tags for a row that gives
 several features. This module knows no block: what a module name means is the registry's.
@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any, cast, get_type_hints
 
 from torch import nn
@@ -18,158 +17,19 @@ from yolorep.errors import UserError, suggest
 from yolorep.limits import MOST_LAYERS
 from yolorep.models import limits, values
 from yolorep.models.graph import IMAGE, Graph, Part, Source, by_source
+from yolorep.models.model_file import ROW_FORM, ModelConfig
 from yolorep.nn.expand import ExpandRule, expand_
 from yolorep.nn.registry import ROW_TYPES, Plan, RowType, Scale
 from yolorep.nn.reparam import count_parameters
 
-SECTIONS = ("backbone", "neck", "head")
 #: What arguments that make no sense raise, in our blocks and in PyTorch's.
 BUILD_ERRORS = (ValueError, TypeError, RuntimeError, ArithmeticError, LookupError, AssertionError, MemoryError)
-ROW_FORM = "[from, repeats, module, args] or [from, repeats, module, args, tag]"
 
 #: Words that mean a value when they stand alone as an argument.
 WORDS: dict[str, Any] = {"None": None, "True": True, "False": False}
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """A model file as plain data, its parts read in.
-
-    Attributes:
-        num_classes, depth_multiple, width_multiple, channel_multiple, channels: as in the file (``nc``, …, ``ch``).
-        anchors: per level widths and heights in pixels, a number of anchors to be fitted, or None.
-        activation: such as ``nn.LeakyReLU(0.1)``, or None.
-        branches: k×k branches of every RepConv, also those inside other rows, or None for their default.
-        drop_path: rate of stochastic depth in the last block that has it; earlier ones have less, linearly from 0.
-        expand: the rule by which plain convolutions have extra branches to train, such as ``mobileone:k=4``, or None.
-        sections: section name to its rows.
-        source: where it came from, for messages.
-        composed: sections that came from a file of their own.
-    """
-
-    num_classes: int
-    sections: Mapping[str, Sequence[Any]]
-    depth_multiple: float = 1.0
-    width_multiple: float = 1.0
-    channel_multiple: int = 8
-    channels: int = 3
-    anchors: Sequence[Sequence[float]] | int | None = None
-    activation: str | None = None
-    branches: int | None = None
-    drop_path: float = 0.0
-    expand: str | None = None
-    source: str = "model"
-    composed: frozenset[str] = field(default_factory=frozenset)
-
-    @property
-    def scale(self) -> Scale:
-        """The multipliers."""
-        return Scale(self.depth_multiple, self.width_multiple, self.channel_multiple)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values that :func:`parse_config` reads back, in YOLOv5's keys."""
-        plain: dict[str, Any] = {
-            "nc": self.num_classes,
-            "depth_multiple": self.depth_multiple,
-            "width_multiple": self.width_multiple,
-            "channel_multiple": self.channel_multiple,
-            "ch": self.channels,
-        }
-        if self.anchors is not None:
-            plain["anchors"] = self.anchors
-        if self.activation is not None:
-            plain["activation"] = self.activation
-        if self.branches is not None:
-            plain["branches"] = self.branches
-        if self.drop_path:
-            plain["drop_path"] = self.drop_path
-        if self.expand is not None:
-            plain["expand"] = self.expand
-        return plain | {name: list(rows) for name, rows in self.sections.items()}
-
-
-def load_config(name: str | Path) -> ModelConfig:
-    """Reads a model file and the files its sections name.
-
-    Raises:
-        UserError: one line with every fault.
-    """
-    from yolorep.config import find_config, load_yaml  # late: pydantic is not needed to run weights
-
-    path = find_config(name, "model")
-    return parse_config(load_yaml(path), source=str(path), folder=path.parent)
-
-
-def parse_config(value: Any, *, source: str = "model", folder: Path | None = None) -> ModelConfig:
-    """Checks the mapping of a model file.
-
-    Args:
-        value: what the YAML holds.
-        source: named in errors.
-        folder: where sections given as file names are looked for; None refuses them.
-
-    Raises:
-        UserError: one line with every fault.
-    """
-    if not isinstance(value, Mapping):
-        raise UserError(f"{source}: expected a model file (a mapping with nc, backbone and head), found {_kind(value)}")
-    _check_plain(value, source)
-    faults: list[str] = []
-    known = {
-        "nc": ("num_classes", values.classes),
-        "depth_multiple": ("depth_multiple", values.multiple),
-        "width_multiple": ("width_multiple", values.multiple),
-        "channel_multiple": ("channel_multiple", values.positive_int),
-        "ch": ("channels", values.rgb),
-        "anchors": ("anchors", values.anchors),
-        "activation": ("activation", values.activation_text),
-        "branches": ("branches", values.count),
-        "drop_path": ("drop_path", values.rate),
-        "expand": ("expand", lambda entry: str(ExpandRule.parse(entry))),
-    }
-    settings: dict[str, Any] = {}
-    sections: dict[str, list[Any]] = {}
-    composed = set()
-    for key, entry in value.items():
-        if len(faults) > limits.MOST_FAULTS:
-            break
-        if key in known:
-            name, check = known[key]
-            if entry is not None:
-                try:
-                    settings[name] = check(entry)
-                except ValueError as error:
-                    faults.append(f"{key}: {error}")
-        elif key in SECTIONS:
-            rows = entry
-            if isinstance(entry, str):
-                if folder is None:
-                    raise UserError(f"{source}: {key} names the file {entry!r}, but only rows are allowed here")
-                from yolorep.config import load_yaml
-
-                part = _part(folder, entry, source, key)
-                rows = load_yaml(part)
-                _check_plain(rows, f"{source}: {part}")
-                composed.add(key)
-            if not isinstance(rows, list) or not rows:
-                faults.append(f"{key}: expected a list of rows {ROW_FORM}, found {_kind(rows)}")
-            else:
-                sections[key] = rows
-        elif key == "imports":
-            faults.append("imports: a model file runs no code; give --import FILE.py, or import the module in Python")
-        elif not (isinstance(key, str) and key in _IGNORED):
-            faults.append(f"{key}: unknown key{suggest(str(key), [*known, *SECTIONS], taken=value)}")
-    for key in ("nc", "head"):
-        if value.get(key) is None:
-            faults.append(f"{key}: missing")
-    if faults:
-        raise UserError(f"{source}: {_told(faults)}")
-    ordered = {name: sections[name] for name in SECTIONS if name in sections}
-    return ModelConfig(sections=ordered, source=source, composed=frozenset(composed), **settings)
-
-
-#: Keys that the files inside YOLOv5 checkpoints carry beside the model.
-_IGNORED = frozenset({"yaml_file", "inplace", "names", "stride"})
+_OTHER_HEADS = frozenset(
+    ("Segment", "Pose", "OBB", "RTDETRDecoder", "v10Detect", "WorldDetect", "IDetect", "IAuxDetect", "DDetect")
+)
 
 
 @dataclass(frozen=True)
@@ -223,7 +83,7 @@ def parse_rows(config: ModelConfig) -> list[LayerSpec]:
         if len(faults) > limits.MOST_FAULTS:
             break
     if faults:
-        raise UserError(f"{config.source}: {_told(faults)}")
+        raise UserError(f"{config.source}: {limits.told(faults)}")
     layers = sum(config.scale.repeats(spec.repeats) for spec in specs)
     if layers > MOST_LAYERS:
         raise UserError(f"{config.source}: expected at most {MOST_LAYERS:,} layers, found {layers:,} in its rows")
@@ -269,7 +129,7 @@ def _graph(specs: Sequence[LayerSpec], config: ModelConfig) -> Graph:
         except limits.TooLarge:
             raise
         except BUILD_ERRORS as error:
-            reason = _short(" ".join(str(error).split()), limits.LONGEST_ERROR)
+            reason = limits.short(" ".join(str(error).split()), limits.LONGEST_ERROR)
             raise UserError(f"{config.source}: {spec.where}: {reason}") from error
         layers.append(layer)
         channels |= by_source(index, out_channels)
@@ -290,7 +150,7 @@ def _graph(specs: Sequence[LayerSpec], config: ModelConfig) -> Graph:
 def _rows(config: ModelConfig) -> Iterator[tuple[str, str, Any]]:
     for section, rows in config.sections.items():
         for number, row in enumerate(rows):
-            yield section, f"{section} row {number} {_row_text(row)}", row
+            yield section, f"{section} row {number} {limits.row_text(row)}", row
 
 
 def _tags(row: Any, index: int) -> dict[str, Source]:
@@ -317,6 +177,9 @@ def _spec(
             raise ValueError(f"the tag {tag!r} is taken by row {tags[tag]}")
     if not isinstance(repeats, int) or isinstance(repeats, bool) or repeats < 1:
         raise ValueError(f"expected repeats of at least 1, found {repeats!r:.80}")
+    module = module.removeprefix("torch.") if isinstance(module, str) else module
+    if module in _OTHER_HEADS:
+        raise ValueError(f"{module} is a head for another task, or another program's; expected Detect or DetectFree")
     if isinstance(module, str) and module not in ROW_TYPES and hasattr(nn, module.removeprefix("nn.")):
         raise ValueError(f"{module} is no row: of PyTorch's layers those are that keep the channels of any feature")
     if not isinstance(module, str) or module not in ROW_TYPES:
@@ -328,6 +191,8 @@ def _spec(
         raise ValueError(f"{module} gives one feature: expected a word as the tag, found {named!r}")
     if not isinstance(args, list):
         raise ValueError(f"expected a list of arguments, found {args!r}")
+    if any(isinstance(arg, dict) for arg in args) and not ROW_TYPES[module].gives_list:
+        raise ValueError(f"expected arguments in their order, without names, found {args!r:.80}")
     if isinstance(source, list):
         sources: Source | tuple[Source, ...] = tuple(_source(item, index, tags, composed) for item in source)
         if not sources:
@@ -342,9 +207,8 @@ def _source(value: Any, index: int, tags: Mapping[str, Source], composed: bool) 
     """The layer or feature that ``from`` names, with its absolute index; IMAGE for the input of row 0."""
     if isinstance(value, str):
         if value not in tags:
-            raise ValueError(
-                f"'from' names the tag {value!r}, which no earlier row has; tags so far: {_short(', '.join(tags))}"
-            )
+            earlier = limits.short(", ".join(tags))
+            raise ValueError(f"'from' names the tag {value!r}, which no earlier row has; tags so far: {earlier}")
         return tags[value]
     if not isinstance(value, int) or isinstance(value, bool):
         raise ValueError(f"expected a layer number or tag in 'from', found {value!r}")
@@ -409,8 +273,9 @@ def _construct(row_type: RowType, plan: Plan, spec: LayerSpec, keywords: Mapping
             f"wrong arguments for {spec.module}: {error}; found {list(spec.args)}, and it is called as "
             f"({', '.join(part.split(':')[0] for part in form)})"
         ) from error
-    # Whether features may be overwritten is not the row's business: others may read them.
-    bound.arguments.pop("inplace", None)
+    # Whether features may be overwritten is not the row's business, for others may read them, nor is the device.
+    for name in ("inplace", "device", "dtype"):
+        bound.arguments.pop(name, None)
     # An activation in the place of ``act`` is the one of that row.
     if "activation" in signature.parameters and isinstance(text := bound.arguments.get("act"), str):
         bound.arguments |= {"act": True, "activation": values.parse_activation(text)}
@@ -429,37 +294,3 @@ def _check_kinds(factory: type[nn.Module], arguments: Mapping[str, Any]) -> None
             raise ValueError(f"{name}: expected a whole number, found {value!r}")
         if kind is float and (not isinstance(value, int | float) or isinstance(value, bool)):
             raise ValueError(f"{name}: expected a number, found {value!r}")
-
-
-def _check_plain(value: Any, source: str) -> None:
-    try:
-        limits.check_plain(value)
-    except ValueError as error:
-        raise UserError(f"{source}: {error}") from error
-
-
-def _told(faults: Sequence[str]) -> str:
-    """The first faults, and that there are more."""
-    more = ["and more"] if len(faults) > limits.MOST_FAULTS else []
-    return _short("; ".join([*faults[: limits.MOST_FAULTS], *more]), limits.LONGEST_ERROR)
-
-
-def _part(folder: Path, name: str, source: str, key: str) -> Path:
-    path = folder / name
-    if not path.is_file():
-        near = [other.name for other in folder.glob("*.yaml")]
-        raise UserError(f"{source}: {key} names {name!r}, but there is no {path}{suggest(name, near)}")
-    return path
-
-
-def _kind(value: Any) -> str:
-    return "nothing" if value is None else f"{type(value).__name__} {_row_text(value)}"
-
-
-def _row_text(row: Any) -> str:
-    return _short(str(row).replace("'", ""))
-
-
-def _short(text: str, length: int = 80) -> str:
-    text = "".join(letter if letter.isprintable() else "?" for letter in text[: length + 1])
-    return text if len(text) <= length else f"{text[: length - 3]}..."

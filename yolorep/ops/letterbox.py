@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from yolorep.defaults import IMAGE_SIZE
+from yolorep.limits import LARGEST_IMAGE_SIZE
 
 BORDER = 114
 Shape = tuple[int, int]
@@ -38,6 +40,16 @@ class Geometry:
     def size(self, asked: Size | None = None) -> Size:
         """The size asked for; else the one that is remembered, or else :data:`yolorep.defaults.IMAGE_SIZE`."""
         return next(size for size in (asked, self.image_size, IMAGE_SIZE) if size is not None)
+
+
+def is_geometry(value: Any) -> bool:
+    """Whether a file's value is the attributes of a :class:`Geometry`."""
+    try:
+        geometry = Geometry(**value)
+    except (TypeError, ValueError):
+        return False
+    size, pad = geometry.image_size, geometry.pad
+    return type(pad) in (int, float) and (size is None or (type(size) is int and size <= LARGEST_IMAGE_SIZE))
 
 
 def round_up(size: int, stride: int) -> int:

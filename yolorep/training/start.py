@@ -10,7 +10,7 @@ from torch import nn
 from yolorep.console import say
 from yolorep.errors import UserError
 from yolorep.models.detector import Detector, build_model
-from yolorep.models.parser import ModelConfig, load_config, parse_config
+from yolorep.models.model_file import ModelConfig, load_config, parse_config
 from yolorep.nn.expand import ExpandedConv, ExpandRule
 from yolorep.nn.expand import expand as expand_model
 from yolorep.nn.reparam import count_parameters

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from yolorep.errors import UserError
 from yolorep.models.detector import build_network
-from yolorep.models.parser import ModelConfig
+from yolorep.models.model_file import ModelConfig
 from yolorep.weights.checkpoint import Checkpoint, norms_of
-from yolorep.weights.kinds import kind_of_tensors
+from yolorep.weights.kinds import OTHERS, kind_of_tensors
 from yolorep.weights.layouts import detect_layout
 from yolorep.weights.pickles import Stub
 from yolorep.weights.yolov5 import theirs_to_ours
@@ -37,7 +37,7 @@ def bare_tensors(content: Any) -> dict[str, Tensor]:
         if inner is None or len(found) > len(content) / 2:
             break
         content = inner
-    return {re.sub(r"^(module\.)+", "", name): tensor for name, tensor in found.items()}
+    return _without_prefix(found)
 
 
 def checkpoint_of(tensors: Mapping[str, Tensor], config: ModelConfig, path: Path) -> Checkpoint:
@@ -63,7 +63,7 @@ def kind_of_content(content: Any, path: Path) -> str:
     objects = [content, *(content.get(key) for key in _WRAPPERS)] if isinstance(content, Mapping) else [content]
     for found in objects:
         if isinstance(found, Stub):
-            return f"a pickled object of class {found.qualified_name}, which is not known here"
+            return f"a pickled object of class {found.qualified_name}, which is not known here; {OTHERS}"
     if isinstance(content, Mapping) and isinstance(content.get("format"), str):
         return repr(content["format"][:40])
     tensors = bare_tensors(content)
@@ -75,10 +75,12 @@ def kind_of_content(content: Any, path: Path) -> str:
             f"--cfg a model with {layout.family} rows --backbone-weights {path}"
         )
     head = _head(tensors)
-    if any(".conv.conv." in name for name in tensors):
+    if "model.0.conv.conv.weight" in tensors:
         return f"the plain state_dict of a model of yolorep; train from it with --cfg FILE --weights {path}"
     if head is None:
         return kind_of_tensors(tensors)
+    if not any(name.endswith(".running_mean") for name in tensors):
+        return "the plain state_dict of a fused YOLOv5 model, which cannot be trained; get the file it was made from"
     stem = tensors.get("model.0.conv.weight")
     letter = _WIDTHS.get(len(stem)) if stem is not None and stem.ndim else None
     shipped = f"cfg/yolov5/{letter}{_HEADS[head]}.yaml" if letter and head in _HEADS else "FILE"
@@ -89,11 +91,23 @@ def kind_of_content(content: Any, path: Path) -> str:
     )
 
 
+def _without_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors named from ``model.0`` on, for programs that hold the model in one of their own; else as they are."""
+    for name in tensors:
+        if found := re.match(r"((?:\w{1,20}\.){1,4}?)model\.\d", name):
+            held = {name.removeprefix(found[1]): value for name, value in tensors.items() if name.startswith(found[1])}
+            return held if len(held) > len(tensors) / 2 else tensors
+    return {name.removeprefix("module."): value for name, value in tensors.items()}
+
+
 def _head(tensors: Mapping[str, Tensor]) -> int | None:
     """Number of the last layer of a YOLOv5 model, or one of ours with its head."""
     for name, anchors in tensors.items():
         match = re.fullmatch(r"model\.(\d{1,4})\.anchors", name)
-        if match and anchors.ndim == 3 and anchors.shape[1] and f"model.{match[1]}.m.0.weight" in tensors:
+        if not match or anchors.ndim != 3 or not anchors.shape[1]:
+            continue
+        head = f"model.{match[1]}"
+        if f"{head}.m.0.weight" in tensors and f"{head}.proto.cv1.conv.weight" not in tensors:
             return int(match[1])
     return None
 

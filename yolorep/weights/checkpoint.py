@@ -13,14 +13,14 @@ from torch import Tensor, nn
 
 from yolorep.errors import UserError
 from yolorep.files import SteadyFile, atomic_write
-from yolorep.limits import LARGEST_IMAGE_SIZE, LONGEST_CLASS_NAME, MOST_CLASSES
+from yolorep.limits import are_class_names
 from yolorep.models.classifier import Classifier
 from yolorep.models.detector import Detector, build_network
+from yolorep.models.model_file import parse_config
 from yolorep.models.network import Network
-from yolorep.models.parser import parse_config
 from yolorep.nn.reparam import fused_form
-from yolorep.ops.letterbox import Geometry
-from yolorep.weights.pickles import check_plain, reading, unpickle
+from yolorep.ops.letterbox import Geometry, is_geometry
+from yolorep.weights.pickles import check_plain, read_content, reading
 
 FORMAT = "yolorep-1"
 
@@ -155,7 +155,7 @@ def is_checkpoint(path: str | Path) -> bool:
     """Whether a file is one that :func:`save_checkpoint` wrote, of whatever format version."""
     try:
         with reading(Path(path), "checkpoint"):
-            return is_ours(unpickle(Path(path)))
+            return is_ours(read_content(Path(path)))
     except UserError:
         return False
 
@@ -176,30 +176,17 @@ def _is_norms(value: Any) -> bool:
     )
 
 
-def _is_geometry(value: Any) -> bool:
-    try:
-        geometry = Geometry(**value)
-    except (TypeError, ValueError):
-        return False
-    size, pad = geometry.image_size, geometry.pad
-    return type(pad) in (int, float) and (size is None or (type(size) is int and size <= LARGEST_IMAGE_SIZE))
-
-
 #: What our files hold, key by key.
 _FORM: dict[str, Callable[[Any], bool]] = {
     "model_config": lambda value: isinstance(value, dict),
-    "names": lambda value: (
-        isinstance(value, list)
-        and 1 <= len(value) <= MOST_CLASSES
-        and all(isinstance(name, str) and len(name) <= LONGEST_CLASS_NAME for name in value)
-    ),
+    "names": are_class_names,
     "state_dict": _is_tensors,
     "ema": lambda value: value is None or _is_tensors(value),
     "bn": _is_norms,
     "fused": lambda value: isinstance(value, bool),
     "training": lambda value: isinstance(value, dict),
     "data": lambda value: isinstance(value, str),
-    "geometry": _is_geometry,
+    "geometry": is_geometry,
 }
 #: Keys that files of earlier versions lack.
 _LATER = frozenset({"geometry"})

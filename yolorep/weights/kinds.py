@@ -15,7 +15,8 @@ from yolorep.weights.archive import MAX_PICKLE_BYTES, Refused, check_table, is_l
 #: Of a file's beginning, in which it is told by its first bytes.
 _HEAD_BYTES = 1024
 _MAX_HEADER = 16 << 20
-_OTHERS = "train a model of --cfg, or start from weights of YOLOv5"
+#: What to do with a model that is not built here.
+OTHERS = "train a model of --cfg, or start from weights of YOLOv5"
 _DETECTORS_ONLY = "only detectors run here: take the file of the same name without"
 
 #: First bytes, and what has them.
@@ -43,22 +44,28 @@ _CLASSES: tuple[tuple[str, str], ...] = (
     (r"models\.yolo\n(?:Segment|SegmentationModel)\n", f"a YOLOv5 segmentation model; {_DETECTORS_ONLY} -seg"),
     (r"models\.yolo\nClassificationModel\n", f"a YOLOv5 classification model; {_DETECTORS_ONLY} -cls"),
     (r"models\.common\nClassify\n", f"a YOLOv5 classification model; {_DETECTORS_ONLY} -cls"),
-    (r"models\.yolo\n(?:IDetect|IAuxDetect|IKeypoint|IBin)\n", f"a YOLOv7 model; {_OTHERS}"),
-    (r"models\.yolo\n(?:Dual|Triple|D)D?Detect\n", f"a YOLOv9 model; {_OTHERS}"),
-    (r"models\.models\nDarknet\n", f"a YOLOR or Scaled-YOLOv4 model; {_OTHERS}"),
-    (r"yolov6\.", f"a YOLOv6 model; {_OTHERS}"),
-    (r"yolox\.", f"a YOLOX model; {_OTHERS}"),
-    (r"super_gradients\.", f"a model of SuperGradients (YOLO-NAS); {_OTHERS}"),
-    (r"mm(?:det|engine|cv|yolo)\.", f"a checkpoint of MMDetection; {_OTHERS}"),
-    (r"detectron2\.", f"a model of Detectron2; {_OTHERS}"),
-    (r"torchvision\.models\.", f"a whole pickled torchvision model; {_OTHERS}"),
-    (r"timm\.", f"a whole pickled timm model; save its state_dict() and give that to --backbone-weights, or {_OTHERS}"),
-    (r"transformers\.", f"a whole pickled model of Hugging Face transformers; {_OTHERS}"),
+    (r"models\.yolo\n(?:IDetect|IAuxDetect|IKeypoint|IBin)\n", f"a YOLOv7 model; {OTHERS}"),
+    (r"models\.yolo\n(?:Dual|Triple|D)D?Detect\n", f"a YOLOv9 model; {OTHERS}"),
+    (r"models\.models\nDarknet\n", f"a YOLOR or Scaled-YOLOv4 model; {OTHERS}"),
+    (r"yolov6\.", f"a YOLOv6 model; {OTHERS}"),
+    (r"yolox\.", f"a YOLOX model; {OTHERS}"),
+    (r"super_gradients\.", f"a model of SuperGradients (YOLO-NAS); {OTHERS}"),
+    (r"mm(?:det|engine|cv|yolo)\.", f"a checkpoint of MMDetection; {OTHERS}"),
+    (r"detectron2\.", f"a model of Detectron2; {OTHERS}"),
+    (r"torchvision\.models\.", f"a whole pickled torchvision model; {OTHERS}"),
+    (
+        r"timm\.",
+        "a whole pickled timm model; of a MobileOne, RepVGG or FastViT save the state_dict() and give that to "
+        f"--backbone-weights, else {OTHERS}",
+    ),
+    (r"transformers\.", f"a whole pickled model of Hugging Face transformers; {OTHERS}"),
 )
 _TASKS = {"Segmentation": "segmentation", "Pose": "pose", "OBB": "oriented boxes", "Classification": "classification"}
-_LIGHTNING = f"a PyTorch Lightning checkpoint; {_OTHERS}"
+_LIGHTNING = f"a PyTorch Lightning checkpoint; {OTHERS}"
 #: Names of tensors, and whose they are.
 _TENSORS: tuple[tuple[str, str], ...] = (
+    (r"(?m)^model\.\d+\.(?:proto|cv4\.0\.0)\.", "a YOLO model of masks, poses or rotated boxes"),
+    (r"(?m)^model\.\d+\.linear\.weight$", "a classifier of YOLO"),
     (r"(?m)^model\.\d+\.anchors$", "a YOLOv5 model"),
     (r"(?m)^(?:model\.)?model\.\d+\.(?:dfl\.|cv[23]\.0\.0\.|one2one_cv)", "an ultralytics model (YOLOv8 or later)"),
     (r"(?m)^(?:module\.)?backbone\.(?:backbone\.)?(?:dark2|stem)\.", "a YOLOX model"),
@@ -94,8 +101,8 @@ def kind_of_file(path: Path) -> str:
             return what
     if head[257:262] == b"ustar" or tarfile.is_tarfile(path):
         return "a tar archive; unpack it"
-    if header := _safetensors_header(path):
-        return f"a safetensors file: {kind_of_tensors(header)}"
+    if is_safetensors(path):
+        return ""
     if head.startswith(b"PK"):
         return "a zip file that is cut off, so it was not copied whole"
     if re.match(rb"\x80[\x02-\x05]", head):
@@ -119,8 +126,8 @@ def kind_of_tensors(names: Iterable[str]) -> str:
     text = "\n".join(names)
     for pattern, whose in _TENSORS:
         if re.search(pattern, text):
-            return f"tensors of {whose} without its layers; {_OTHERS}"
-    return f"{len(names)} tensors without the layers they belong to, such as {names[0][:80]!r}; {_OTHERS}"
+            return f"tensors of {whose} without its layers; {OTHERS}"
+    return f"{len(names)} tensors without the layers they belong to, such as {names[0][:80]!r}; {OTHERS}"
 
 
 def _ultralytics(model: str, data: bytes) -> str:
@@ -131,7 +138,7 @@ def _ultralytics(model: str, data: bytes) -> str:
         name = "YOLOv5u" if version == 5 else f"YOLO{'v' if version < 11 else ''}{version}"
     task = next((task for sign, task in _TASKS.items() if model.startswith(sign)), "detection")
     return (
-        f"an ultralytics {name} {task} model, whose layers are not built here; run it with ultralytics, {_OTHERS} "
+        f"an ultralytics {name} {task} model, whose layers are not built here; run it with ultralytics, {OTHERS} "
         "(yolov5n.pt, not yolov5nu.pt)"
     )
 
@@ -146,6 +153,8 @@ def _kind_of_torch_file(path: Path) -> str:
             names = archive.namelist()
         if names and all(name.endswith(".npy") for name in names):
             return "an archive of numpy arrays; use weights for PyTorch"
+        if any(name.endswith("/archive_format") for name in names):
+            return "a program of torch.export; use the checkpoint (.pt) that it was made from"
         if not any(name.endswith("/data.pkl") for name in names):
             listed = ", ".join(name[:40] for name in names[:2])
             return f"a zip archive of something else ({listed or 'nothing'}); unpack it"
@@ -157,15 +166,14 @@ def _kind_of_torch_file(path: Path) -> str:
         return ""  # what is wrong is told by who reads it
 
 
-def _safetensors_header(path: Path) -> list[str]:
-    """Names of the tensors in a safetensors file; none if it is no such file."""
+def is_safetensors(path: Path) -> bool:
+    """Whether a file begins as those of the safetensors library do."""
     with path.open("rb") as file:
         start = file.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
         if not 2 <= length <= _MAX_HEADER:
-            return []
+            return False
         try:
-            header = json.loads(file.read(length))
+            return isinstance(json.loads(file.read(length)), dict)
         except (ValueError, RecursionError):
-            return []
-    return [name for name in header if name != "__metadata__"] if isinstance(header, dict) else []
+            return False

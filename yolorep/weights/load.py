@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from yolorep.errors import UserError
-from yolorep.models.parser import ModelConfig
+from yolorep.models.model_file import ModelConfig
 from yolorep.weights.bare import bare_tensors, checkpoint_of, kind_of_content
 from yolorep.weights.checkpoint import Checkpoint, is_ours, parse_checkpoint
-from yolorep.weights.kinds import kind_of_file
-from yolorep.weights.pickles import reading, unpickle
+from yolorep.weights.kinds import is_safetensors, kind_of_file
+from yolorep.weights.pickles import read_content, reading
 from yolorep.weights.yolov5 import is_yolov5, load_yolov5
 
 
@@ -29,7 +29,7 @@ def load_checkpoint(path: str | Path, *, config: ModelConfig | None = None) -> C
     if not path.is_file():
         raise UserError(f"{path}: no such file; expected weights (.pt)")
     with reading(path, "checkpoint"):
-        content = unpickle(path)
+        content = read_content(path)
         if is_ours(content):
             return parse_checkpoint(content, path)
         if is_yolov5(content):
@@ -41,5 +41,6 @@ def load_checkpoint(path: str | Path, *, config: ModelConfig | None = None) -> C
         tensors = bare_tensors(content)
         if config is not None and tensors:
             return checkpoint_of(tensors, config, path)
-        found = kind_of_file(path) or kind_of_content(content, path)
+        layout = "a safetensors file: " if is_safetensors(path) else ""
+        found = kind_of_file(path) or f"{layout}{kind_of_content(content, path)}"
     raise UserError(f"{path}: expected a checkpoint, found {found}")

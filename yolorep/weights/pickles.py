@@ -24,7 +24,7 @@ from torch import Tensor
 
 from yolorep.errors import UserError, first_line
 from yolorep.weights.archive import Archive, Refused, open_archive
-from yolorep.weights.kinds import kind_of_file
+from yolorep.weights.kinds import is_safetensors, kind_of_file
 
 #: Instructions of a pickle; the largest YOLOv5 with averaged weights and optimizer has 300,000.
 MAX_INSTRUCTIONS = 600_000
@@ -67,17 +67,25 @@ DAMAGE = (
 
 
 def read_foreign(path: Path) -> Any:
-    """Reads any file that torch wrote: its tensors and plain values, with inert stubs for all other objects.
+    """Reads any file of weights: its tensors and plain values, with inert stubs for all other objects.
 
     Raises:
         UserError: one line, if the file is no such file or wants to run something.
     """
     with reading(path, "checkpoint"):
-        return unpickle(path)
+        return read_content(path)
 
 
-def unpickle(path: Path) -> Any:
-    """What the instructions in a file describe, to be called within :func:`reading`."""
+def read_content(path: Path) -> Any:
+    """What a file of torch or safetensors describes, to be called within :func:`reading`."""
+    if is_safetensors(path):
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise Refused(f"a damaged safetensors file: {first_line(error)[:200]}") from error
     with open_archive(path) as archive:
         if not archive.legacy:
             return _Reader(archive).load()
@@ -291,6 +299,8 @@ class _Reader(pickle._Unpickler):  # the Python implementation: what its instruc
         """A storage of the archive, or in the old layout a class with its source code."""
         if isinstance(pid, tuple) and len(pid) == 4 and pid[0] == "module" and self.archive.legacy:
             return pid[1]
+        if isinstance(pid, tuple) and len(pid) > 1 and isinstance(pid[1], type) and issubclass(pid[1], Stub):
+            raise Refused(f"its tensors are in {pid[1].qualified_name}, a kind that no model here has")
         length = 6 if self.archive.legacy else 5
         if not (isinstance(pid, tuple) and len(pid) == length and pid[0] == "storage" and isinstance(pid[1], _Storage)):
             raise Refused("an unexpected kind of external data")

@@ -315,14 +315,6 @@ def _fetch(source: str) -> Path:
 
 
 def _read(path: Path, source: str) -> Any:
-    if path.suffix == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        try:
-            return load_file(path)
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"{source}: not a readable safetensors file: {str(error).splitlines()[0]}") from error
     if not path.name.endswith(ENDINGS):
         raise UserError(f"{source}: expected published weights ending in {', '.join(ENDINGS)}")
     return read_foreign(path)  # training checkpoints may hold the trainer's own objects beside the tensors

@@ -9,16 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from yolorep.limits import LONGEST_CLASS_NAME, MOST_CLASSES, MOST_LAYERS
+from yolorep.limits import LONGEST_CLASS_NAME, MOST_CLASSES, MOST_LAYERS, are_class_names
 from yolorep.models.detector import build_model
-from yolorep.models.parser import parse_config
+from yolorep.models.model_file import parse_config
 from yolorep.nn.conv import Conv, ConvBN
 from yolorep.nn.reparam import fused_form
 from yolorep.weights.archive import Refused
 from yolorep.weights.checkpoint import Checkpoint, norms_of
-from yolorep.weights.pickles import Stub, check_plain, reading, unpickle
+from yolorep.weights.pickles import Stub, check_plain, read_content, reading
 
 #: Modules of a file, and tensors and other values that these hold.
 MAX_TENSORS = 100_000
@@ -52,7 +53,7 @@ def read_yolov5(path: Path) -> Yolov5Checkpoint:
         UserError: one line, if the file is no YOLOv5 checkpoint or wants to run something.
     """
     with reading(path, "YOLOv5 checkpoint"):
-        return interpret(unpickle(path))
+        return interpret(read_content(path))
 
 
 def is_yolov5(content: Any) -> bool:
@@ -71,10 +72,11 @@ def load_yolov5(content: Any, path: Path) -> Checkpoint:
         UserError: one line, if it has rows that are unknown.
     """
     foreign = interpret(content)
-    model = build_model(parse_config(foreign.config, source=str(path)), names=foreign.names).eval()
-    fused = bool(norms_of(model)) and not foreign.bn
-    if fused:
-        model = fused_form(model)
+    with torch.device("meta"):  # for its names
+        model = build_model(parse_config(foreign.config, source=str(path)), names=foreign.names).eval()
+        fused = bool(norms_of(model)) and not foreign.bn
+        if fused:
+            model = fused_form(model)
     theirs = theirs_to_ours(model)
     norms = dict(norms_of(model))
     bn = {}
@@ -127,7 +129,8 @@ def interpret(content: Any) -> Yolov5Checkpoint:
     names = [names[key] for key in sorted(names)] if isinstance(names, Mapping) else names
     if not isinstance(names, list | tuple) or not all(isinstance(name, str | int) for name in names):
         raise Refused("expected class names, found something else")
-    if not 1 <= len(names) <= MOST_CLASSES or any(len(str(name)) > LONGEST_CLASS_NAME for name in names):
+    names = [str(name) for name in names]
+    if not are_class_names(names):
         raise Refused(
             f"expected 1 to {MOST_CLASSES:,} classes with names of up to {LONGEST_CLASS_NAME:,} letters, "
             f"found {len(names):,} or a longer one"
@@ -136,7 +139,7 @@ def interpret(content: Any) -> Yolov5Checkpoint:
     read.collect(model, "", depth=0)
     if len(names) != config.get("nc"):
         config["nc"] = len(names)
-    return Yolov5Checkpoint(config, tuple(map(str, names)), read.tensors, read.norms)
+    return Yolov5Checkpoint(config, tuple(names), read.tensors, read.norms)
 
 
 def _model(content: Any) -> Stub | None:
