@@ -314,7 +314,7 @@ def test_wrong_source_names_everything_tried(media: Path) -> None:
         open_source("nothing")
 
 
-@pytest.mark.parametrize("content", [b"", b"# only a comment\n", b"\xff\xfe\x00\x80"])
+@pytest.mark.parametrize("content", [b"", b"# only a comment\n", b"\xff\xfe\x00\xd8"])
 def test_wrong_list_file(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "list.txt").write_bytes(content)
     with pytest.raises(UserError, match=r"list\.txt: expected"):
