@@ -15,7 +15,14 @@ from tests.data.toy import load, small_disk, write_yolo
 from yolorep.config import Hyp
 from yolorep.data.dataset import DetectionDataset
 from yolorep.data.loader import Batch, eval_loader, train_loader
-from yolorep.data.workers import WorkerLost, affordable_workers, free_shared_memory, is_stopped, share
+from yolorep.data.workers import (
+    WorkerLost,
+    affordable_workers,
+    errors_where_batches_are_awaited,
+    free_shared_memory,
+    is_stopped,
+    share,
+)
 
 MB = 1_000_000
 
@@ -105,6 +112,22 @@ def test_a_slow_process_is_waited_for(tmp_path: Path) -> None:
     assert is_stopped(process)
     os.kill(process.pid, signal.SIGCONT)
     assert len(list(batches)) == 3
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ("DataLoader worker (pid 7) is killed by signal: Killed. ", WorkerLost("a data loading process was killed, ")),
+        (
+            "DataLoader worker (pid 7) exited unexpectedly with exit code 1.",
+            WorkerLost("a data loading process was lost"),
+        ),
+        ("mat1 and mat2 shapes", RuntimeError("mat1")),
+    ],
+)
+def test_one_that_dies_while_the_others_are_started(said: str, expected: Exception) -> None:
+    with pytest.raises(type(expected), match=str(expected)), errors_where_batches_are_awaited():
+        raise RuntimeError(said)
 
 
 @pytest.mark.slow

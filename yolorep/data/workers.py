@@ -17,7 +17,7 @@ from typing import Any
 from torch import Tensor
 
 from yolorep.console import plural, say
-from yolorep.errors import YolorepError
+from yolorep.errors import YolorepError, first_line
 
 #: Where Linux keeps what processes share.
 SHARED_MEMORY = Path("/dev/shm")
@@ -29,6 +29,7 @@ SHARE = 0.9
 PATIENCE = 10
 #: Seconds after which a loop that still waits for lost processes is woken.
 LAST_RESORT = 15.0
+_KILLED = "a data loading process was killed, probably for lack of memory: fewer --workers need less"
 
 
 class WorkerLost(YolorepError):
@@ -123,6 +124,9 @@ def errors_where_batches_are_awaited() -> Iterator[None]:
 
     Its handler of SIGCHLD raises RuntimeError wherever the main process happens to be: in the writing of a file, in the
     building of a model.
+
+    Raises:
+        WorkerLost: if one dies while the others are being started.
     """
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGCHLD"):
         yield
@@ -130,6 +134,11 @@ def errors_where_batches_are_awaited() -> Iterator[None]:
     before = signal.getsignal(signal.SIGCHLD)
     try:
         yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        lost = f"a data loading process was lost ({first_line(error)})"
+        raise WorkerLost(_KILLED if "signal: Killed" in lost else lost) from None
     finally:
         if before is not None:
             signal.signal(signal.SIGCHLD, before)
@@ -215,7 +224,7 @@ def _death(processes: Sequence[BaseProcess]) -> str:
     if lost is None:
         return ""
     if lost == -signal.SIGKILL:
-        return "a data loading process was killed, probably for lack of memory: fewer --workers need less"
+        return _KILLED
     if lost == -signal.SIGBUS:  # what is promised on a full file system
         return f"a data loading process found no shared memory, {SHARED_MEMORY} is full: fewer --workers need less"
     if lost < 0:
