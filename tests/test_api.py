@@ -193,7 +193,15 @@ class Stop(Callback):
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"nosave": True}, {"noval": True}, {"nosave": True, "noval": True}], ids=lambda each: "-".join(each)
+    "changes",
+    [
+        {},
+        *(
+            pytest.param(changes, marks=pytest.mark.slow)
+            for changes in ({"nosave": True}, {"noval": True}, {"nosave": True, "noval": True})
+        ),
+    ],
+    ids=lambda each: "-".join(each),
 )
 def test_a_callback_may_stop_the_run(work: Path, changes: dict[str, bool], capsys: pytest.CaptureFixture[str]) -> None:
     result = train(**arguments(work, epochs=5, callbacks=[Stop()], **changes))

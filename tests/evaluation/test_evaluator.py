@@ -5,10 +5,15 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
 
+
+@pytest.mark.slow
 def test_importing_nms_is_not_timed() -> None:
     code = """
 import sys
+
+import pytest
 from tests.inference.white_box import NAMES, WhiteBoxBackend
 from tests.media.files import make_image
 from yolorep import SequenceDataset

@@ -30,7 +30,7 @@ CFG = resources_dir() / "cfg"
 FILES = sorted(
     path.relative_to(CFG).as_posix() for path in CFG.rglob("*.yaml") if path.parent.name not in ("hyp", "parts")
 )
-FAST = ("mobileone/s0", "repvgg/a0", "fastvit/t8")
+FAST = ("mobileone/s0",)
 
 
 def shipped(*, classifiers: bool) -> list[object]:

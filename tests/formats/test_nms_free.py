@@ -45,7 +45,7 @@ def images(*shape: int) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("reg_max", "nms_free", "dynamic"),
     [
-        (16, True, True),
+        pytest.param(16, True, True, marks=pytest.mark.slow),
         (1, False, True),
         pytest.param(16, False, False, marks=pytest.mark.slow),
         pytest.param(1, True, False, marks=pytest.mark.slow),

@@ -303,6 +303,7 @@ def test_a_list_has_one_result_an_item(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_importing_nms_is_not_timed() -> None:
     code = """
 import sys

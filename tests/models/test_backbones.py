@@ -221,7 +221,7 @@ def test_classifier_takes_any_size_and_is_no_detector() -> None:
         build_model("cfg/mobileone/s0-cls.yaml")
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float16, pytest.param(torch.bfloat16, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", ["mobileone/s0-cls", "repvgg/a0-cls"])
 def test_half_precision_networks_are_not_refused_by_luck(name: str, dtype: torch.dtype) -> None:
     config = replace(narrow(name), depth_multiple=0.33)

@@ -191,7 +191,7 @@ def test_a_run_is_resumed_with_its_branches(work: Path) -> None:
 
 
 # 57 convolutions, 18 of them with kernels larger than 1.
-@pytest.mark.parametrize(("rule", "count"), [("mobileone", 57), ("repvgg", 18)])
+@pytest.mark.parametrize(("rule", "count"), [pytest.param("mobileone", 57, marks=pytest.mark.slow), ("repvgg", 18)])
 def test_official_weights(shared: Path, rule: str, count: int) -> None:
     weights = shared / "weights" / "yolov5n.pt"
     original = load_model(weights)
