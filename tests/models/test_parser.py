@@ -119,6 +119,8 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
         r"backbone row 0 \[-1, 1, Cnv, \[16\]\]: unknown module 'Cnv' \(did you mean 'Conv'\?\)",
     ),
     "code as a module": (rows([[-1, 1, "os.system", ["true"]]]), "unknown module 'os.system'"),
+    "a list as a module": (rows([[-1, 1, ["Conv"], [16]]]), r"expected the name of a row, found \['Conv'\]"),
+    "a mapping as a module": (rows([[-1, 1, {"Conv": 1}, [16]]]), "expected the name of a row, found {'Conv': 1}"),
     "too many arguments": (
         rows([[-1, 1, "SPPF", [16, 5, 1, 1]]]),
         r"wrong arguments for SPPF: too many positional arguments; found \[16, 5, 1, 1\]",

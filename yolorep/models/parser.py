@@ -162,6 +162,21 @@ def _tags(row: Any, index: int) -> dict[str, Source]:
     return {row[4]: index} if isinstance(row[4], str) else {}
 
 
+def _known_row(module: Any) -> str:
+    """The name of a row, as it is registered."""
+    if not isinstance(module, str):
+        raise ValueError(f"expected the name of a row, found {module!r:.80}")
+    name = module.removeprefix("torch.")
+    if name in ROW_TYPES:
+        return name
+    if name in _OTHER_HEADS:
+        raise ValueError(f"{name} is a head for another task, or another program's; expected Detect or DetectFree")
+    if hasattr(nn, name.removeprefix("nn.")):
+        raise ValueError(f"{name} is no row: of PyTorch's layers those are that keep the channels of any feature")
+    own = "" if name.startswith("nn.") else f"; needs the row {name}: give --import the file that registers it"
+    raise ValueError(f"unknown module {name!r}{suggest(name, ROW_TYPES, alike=0.75)}{own}")
+
+
 def _spec(
     row: Any, index: int, tags: Mapping[str, Source], words: Mapping[str, Any], where: str, *, composed: bool
 ) -> LayerSpec:
@@ -177,15 +192,7 @@ def _spec(
             raise ValueError(f"the tag {tag!r} is taken by row {tags[tag]}")
     if not isinstance(repeats, int) or isinstance(repeats, bool) or repeats < 1:
         raise ValueError(f"expected repeats of at least 1, found {repeats!r:.80}")
-    module = module.removeprefix("torch.") if isinstance(module, str) else module
-    if module in _OTHER_HEADS:
-        raise ValueError(f"{module} is a head for another task, or another program's; expected Detect or DetectFree")
-    if isinstance(module, str) and module not in ROW_TYPES and hasattr(nn, module.removeprefix("nn.")):
-        raise ValueError(f"{module} is no row: of PyTorch's layers those are that keep the channels of any feature")
-    if not isinstance(module, str) or module not in ROW_TYPES:
-        ours = not isinstance(module, str) or module.startswith("nn.")
-        own = "" if ours else f"; needs the row {module}: give --import the file that registers it"
-        raise ValueError(f"unknown module {module!r}{suggest(str(module), ROW_TYPES, alike=0.75)}{own}")
+    module = _known_row(module)
     several = isinstance(named, list)
     if several and named and not ROW_TYPES[module].gives_list:
         raise ValueError(f"{module} gives one feature: expected a word as the tag, found {named!r}")
