@@ -14,7 +14,7 @@ from yolorep.texts import NotText, decode_text
 #: Of a file, in bytes.
 LARGEST_FILE = 4 << 20
 #: Scalars, lists and mappings, with each alias counted as what it stands for.
-MOST_NODES = 250_000
+MOST_NODES = 150_000
 #: Lists and mappings within each other.
 DEEPEST = 100
 #: Keys of the outermost mapping.
