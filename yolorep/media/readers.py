@@ -83,8 +83,8 @@ class Reader(threading.Thread):
             problem = self._read()
         except SourceError as error:
             problem = error
-        except Exception as error:  # a thread must not die without a word
-            problem = SourceError(first_line(error))
+        except Exception as error:  # a thread must not die without a word; the class tells that nobody expected it
+            problem = SourceError(f"{type(error).__name__}: {first_line(error)}")
         finally:
             with self._changed:
                 self.over, self.problem = True, problem

@@ -106,8 +106,8 @@ class Stream:
     def _run(self) -> None:
         try:
             self._keep_connected()
-        except Exception as error:  # a thread must not die without a word
-            self._hand_over(Unreadable(self._path, first_line(error)))
+        except Exception as error:  # a thread must not die without a word; the class tells that nobody expected it
+            self._hand_over(Unreadable(self._path, f"{type(error).__name__}: {first_line(error)}"))
         finally:
             with self._changed:
                 self._finished = self.settled = True
