@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 #: What a place that expects a number, a word or a list may hold instead.
@@ -124,3 +124,22 @@ def _places(tree: Any) -> Any:
     for key, value in items:
         yield tree, key
         yield from _places(value)
+
+
+def mutate_document(
+    text: str,
+    random: random.Random,
+    seed: int,
+    *,
+    parse: Callable[[str], Any],
+    write: Callable[[Any], str],
+    values: Sequence[Any],
+) -> bytes:
+    """A file of text spoilt in its bytes, its tokens or, parsed and written again, its values: by seeds in turn."""
+    match seed % 3:
+        case 0:
+            return mutate_bytes(text.encode(), random)
+        case 1:
+            return mutate_text(text, random).encode("utf-8", "replace")
+        case _:
+            return write(mutate_tree(parse(text), random, values)).encode("utf-8", "replace")

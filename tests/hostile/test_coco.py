@@ -10,7 +10,7 @@ import pytest
 from tests.data.toy import load, write_coco
 from tests.hostile.conftest import Hostile
 from tests.hostile.harness import Case
-from tests.hostile.mutate import HOSTILE_VALUES, mutate_bytes, mutate_text, mutate_tree, rng
+from tests.hostile.mutate import HOSTILE_VALUES, mutate_document, rng
 
 #: Python writes numbers of no more digits.
 VALUES = [value for value in HOSTILE_VALUES if not (isinstance(value, int) and value > 10**1000)]
@@ -30,14 +30,7 @@ def case(yaml: Path, name: str, content: bytes) -> Case:
 
 
 def mutated(yaml: Path, text: str, seed: int) -> Case:
-    random = rng("coco", seed)
-    match seed % 3:
-        case 0:
-            content = mutate_bytes(text.encode(), random)
-        case 1:
-            content = mutate_text(text, random).encode("utf-8", "replace")
-        case _:
-            content = json.dumps(mutate_tree(json.loads(text), random, VALUES)).encode()
+    content = mutate_document(text, rng("coco", seed), seed, parse=json.loads, write=json.dumps, values=VALUES)
     return case(yaml, f"coco {seed}", content)
 
 

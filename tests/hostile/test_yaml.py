@@ -11,7 +11,7 @@ import yaml
 from tests.data.toy import write_coco, write_yolo
 from tests.hostile.conftest import Hostile
 from tests.hostile.harness import Case
-from tests.hostile.mutate import HOSTILE_VALUES, mutate_bytes, mutate_text, mutate_tree, rng
+from tests.hostile.mutate import HOSTILE_VALUES, mutate_document, rng
 from yolorep.config import load_yaml, resources_dir
 from yolorep.data.catalog import load_data_config
 from yolorep.data.scan import load_annotations
@@ -64,14 +64,14 @@ def originals() -> dict[str, str]:
 
 def mutated(folder: Path, kind: str, seed: int) -> Case:
     random, text = rng(f"yaml {kind}", seed), originals()[kind]
-    match seed % 3:
-        case 0:
-            content = mutate_bytes(text.encode(), random)
-        case 1:
-            content = mutate_text(text, random).encode("utf-8", "replace")
-        case _:
-            tree = mutate_tree(yaml.safe_load(text), random, VALUES)
-            content = yaml.dump(tree, sort_keys=random.random() < 0.5).encode("utf-8", "replace")
+    content = mutate_document(
+        text,
+        random,
+        seed,
+        parse=yaml.safe_load,
+        write=lambda tree: yaml.dump(tree, sort_keys=random.random() < 0.5),
+        values=VALUES,
+    )
     path = folder / f"{kind}.yaml"
 
     def write() -> None:
