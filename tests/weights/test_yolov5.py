@@ -21,9 +21,15 @@ from yolorep.errors import UserError
 from yolorep.inference.open import load_model
 from yolorep.models.detector import Detector, build_model
 from yolorep.weights.load import load_checkpoint
-from yolorep.weights.yolov5 import read_yolov5, yolov5_names
+from yolorep.weights.pickles import read_content, reading
+from yolorep.weights.yolov5 import Yolov5Checkpoint, interpret, yolov5_names
 
 HEADER = b"\x80\x02"
+
+
+def read_yolov5(path: Path) -> Yolov5Checkpoint:
+    with reading(path, "YOLOv5 checkpoint"):
+        return interpret(read_content(path))
 
 
 def text(value: str) -> bytes:

@@ -19,7 +19,7 @@ from yolorep.nn.conv import Conv, ConvBN
 from yolorep.nn.reparam import fused_form
 from yolorep.weights.archive import Refused
 from yolorep.weights.checkpoint import Checkpoint, norms_of
-from yolorep.weights.pickles import Stub, check_plain, read_content, reading
+from yolorep.weights.pickles import Stub, check_plain
 
 #: Modules of a file, and tensors and other values that these hold.
 MAX_TENSORS = 100_000
@@ -31,7 +31,7 @@ _DETECTOR = re.compile(r"(?:[\w.]+\.)?models\.yolo\.(?:DetectionModel|Model)")
 
 @dataclass
 class Yolov5Checkpoint:
-    """What a YOLOv5 checkpoint says.
+    """What a YOLOv5 checkpoint says; its EMA where it still has one.
 
     Attributes:
         config: the model file it was built from, plain values.
@@ -44,16 +44,6 @@ class Yolov5Checkpoint:
     names: tuple[str, ...]
     state_dict: dict[str, Tensor]
     bn: dict[str, tuple[float, float]]
-
-
-def read_yolov5(path: Path) -> Yolov5Checkpoint:
-    """Reads a checkpoint; the EMA is preferred where the file still has one.
-
-    Raises:
-        UserError: one line, if the file is no YOLOv5 checkpoint or wants to run something.
-    """
-    with reading(path, "YOLOv5 checkpoint"):
-        return interpret(read_content(path))
 
 
 def is_yolov5(content: Any) -> bool:
